@@ -1,0 +1,95 @@
+"""The ELECTRA architectures: the size presets, and how the generator's follows from the discriminator's."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from command_line import require
+
+# Names and values as in Hugging Face's config.json, so that exports need no translation.
+MODEL_SIZES = {
+    "small": {
+        "embedding_size": 128,
+        "hidden_size": 256,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+    },
+    "base": {
+        "embedding_size": 768,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    },
+    "large": {
+        "embedding_size": 1024,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}
+
+
+@dataclass(frozen=True)
+class ElectraConfig:
+    """The architecture of one ELECTRA network (Clark et al. 2020, table 6).
+
+    Raises:
+        UsageError: a size that is not positive, or a hidden size that the heads do not divide.
+    """
+
+    vocab_size: int
+    embedding_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+
+    def __post_init__(self):
+        for name in ("embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("intermediate_size", "max_position_embeddings", "vocab_size"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "must be in [0, 1)")
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "hidden_size",
+            self.hidden_size,
+            f"must be divisible by --num_attention_heads {self.num_attention_heads}",
+        )
+
+    @classmethod
+    def from_huggingface(cls, settings: dict) -> "ElectraConfig":
+        """The architecture in a Hugging Face config.json (ELECTRA, or BERT, whose embeddings are as wide as
+        its hidden states)."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {name: value for name, value in settings.items() if name in names}
+        return cls(**({"embedding_size": settings["hidden_size"]} | known))
+
+    def generator(self, width: float, depth: float) -> "ElectraConfig":
+        """The generator's architecture: `width` times the hidden size, `depth` times the layers.
+
+        Heads of 64 and a feed-forward of 4 x hidden, as in Google's code; a generator as wide as the
+        discriminator keeps its heads and feed-forward too, so that the same weights fit both.
+        """
+        hidden_size = max(1, round(self.hidden_size * width))
+        if hidden_size == self.hidden_size:
+            heads, intermediate_size = self.num_attention_heads, self.intermediate_size
+        else:
+            heads = next(n for n in range(max(1, hidden_size // 64), 0, -1) if hidden_size % n == 0)
+            intermediate_size = 4 * hidden_size
+        return dataclasses.replace(
+            self,
+            hidden_size=hidden_size,
+            num_hidden_layers=max(1, round(self.num_hidden_layers * depth)),
+            num_attention_heads=heads,
+            intermediate_size=intermediate_size,
+        )

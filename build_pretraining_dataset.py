@@ -1,0 +1,379 @@
+"""Text files -> TFRecord shards of pre-training examples.
+
+    python build_pretraining_dataset.py --corpus-dir text/ --vocab-file vocab.txt --output-dir shards_128/
+
+Blocks of documents go to worker processes, which write each block's examples to a file of its own in
+<output_dir>/.work; the blocks are then joined, in order, into the shards. So the output is the same bytes
+for any number of processes, a killed run goes on with the blocks that are missing, and memory is bounded by
+the blocks in flight.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+import corpus
+import example_builder
+import files
+import tfrecords
+from command_line import RunFailure, UsageError, parse, run_program
+from configuration import DatasetConfig
+from corpus import Document, Source, SourceInspection
+from tokenization import Vocabulary, build_tokenizer, load_vocabulary
+
+WORK_FOLDER = ".work"
+# The two parts of the documents: the shards proper, and the held-out ones in a folder below.
+PARTS = {"train": ".", "held_out": "held_out"}
+_LINES_PER_TOKENIZER_CALL = 256
+
+
+def main() -> int:
+    config = parse(DatasetConfig, description=__doc__)
+    vocabulary = load_vocabulary(config.vocab_file, config.do_lower_case)
+    sources = corpus.find_sources(config.corpus_dir)
+    output = Path(config.output_dir)
+    with _pool(config, vocabulary) as pool:
+        inspections = _inspect(pool, sources)
+        usable = _usable_sources(sources, inspections, config)
+        ledger = _ledger(config, vocabulary, inspections)
+        if _is_complete(output, ledger):
+            print(f"{output}: complete already, nothing to do")
+            return 0
+        _check_output_folder(output, ledger)
+        work = output / WORK_FOLDER
+        with _held_folder(output):
+            work.mkdir(exist_ok=True)
+            files.write_json(work / "ledger.json", ledger)
+            blocks = _build_blocks(pool, usable, work, config)
+            if not any(_count(work, part, blocks) for part in PARTS):
+                raise UsageError(f"--corpus_dir {config.corpus_dir}: an empty corpus, no text to learn from")
+            for part in PARTS if config.held_out_fraction else ("train",):
+                _assemble(pool, part, blocks, work, output, ledger, vocabulary)
+            files.remove_folder(work)
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------ set-up
+
+
+@contextlib.contextmanager
+def _pool(config: DatasetConfig, vocabulary: Vocabulary) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes; an error or interrupt cancels what has not started."""
+    # Each worker is one process on one core; the tokenizer's own threads would only compete.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    pool = ProcessPoolExecutor(
+        config.num_processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_set_up_worker,
+        initargs=(vocabulary, config),
+    )
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise RunFailure("a worker process died (out of memory?); run the command again to go on") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _held_folder(output: Path) -> Iterator[None]:
+    try:
+        with files.lock_folder(output):
+            yield
+    except BlockingIOError as error:
+        raise UsageError(f"--output_dir {output}: {error}") from None
+    (output / ".lock").unlink(missing_ok=True)
+
+
+def _inspect(pool: ProcessPoolExecutor, sources: list[Source]) -> list[SourceInspection]:
+    inspected = pool.map(corpus.inspect_source, sources)
+    return list(tqdm(inspected, total=len(sources), desc="checking sources", unit="file", disable=None))
+
+
+def _usable_sources(
+    sources: list[Source], inspections: list[SourceInspection], config: DatasetConfig
+) -> list[Source]:
+    """The readable sources; the others are named, or stop the run under --strict."""
+    usable = []
+    for source, inspection in zip(sources, inspections, strict=True):
+        if inspection.fault is None:
+            usable.append(source)
+        elif config.strict:
+            raise UsageError(f"--strict: {source.path}: {inspection.fault}")
+        else:
+            print(f"skipped {source.path}: {inspection.fault}")
+    skipped = len(sources) - len(usable)
+    if skipped:
+        print(f"skipped {skipped} of {len(sources)} files")
+    return usable
+
+
+def _ledger(config: DatasetConfig, vocabulary: Vocabulary, inspections: list[SourceInspection]) -> dict:
+    """All that decides on the output's bytes, as it goes into the manifest."""
+    return {
+        "settings": {
+            "max_seq_length": config.max_seq_length,
+            "num_out_files": config.num_out_files,
+            "held_out_fraction": config.held_out_fraction,
+            "seed": config.seed,
+            "blanks_separate_docs": config.blanks_separate_docs,
+            "do_lower_case": vocabulary.do_lower_case,
+            "strip_accents": vocabulary.strip_accents,
+        },
+        "vocabulary_sha256": vocabulary.sha256,
+        "vocabulary_size": vocabulary.size,
+        "sources": [
+            {"name": found.name, "bytes": found.bytes, "sha256": found.sha256}
+            for found in inspections
+            if found.fault is None
+        ],
+        "skipped_sources": [
+            {"name": found.name, "reason": found.fault} for found in inspections if found.fault is not None
+        ],
+    }
+
+
+def _is_complete(output: Path, ledger: dict) -> bool:
+    manifest = tfrecords.read_manifest(output)
+    if manifest is None:
+        return False
+    _check_same(output, manifest, ledger)
+    return not (output / WORK_FOLDER).exists()
+
+
+def _check_output_folder(output: Path, ledger: dict) -> None:
+    """Refuse to mix two settings, or our shards with somebody else's, in one folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    recorded = output / WORK_FOLDER / "ledger.json"
+    if recorded.exists():
+        _check_same(output, files.read_json(recorded), ledger)
+        print(f"{output}: going on where an earlier run was stopped")
+    elif any(output.glob("*tfrecord*")):
+        raise UsageError(f"--output_dir {output}: holds shards without a manifest; give a new folder")
+
+
+def _check_same(output: Path, recorded: dict, ledger: dict) -> None:
+    for name, value in ledger["settings"].items():
+        before = recorded["settings"].get(name)
+        if before != value:
+            raise UsageError(
+                f"--output_dir {output}: holds data of other settings: {name} was {before}, is now {value}; "
+                "give a new folder"
+            )
+    if recorded["vocabulary_sha256"] != ledger["vocabulary_sha256"]:
+        raise UsageError(f"--output_dir {output}: holds data of another vocabulary; give a new folder")
+    before = {source["name"]: source["sha256"] for source in recorded["sources"]}
+    now = {source["name"]: source["sha256"] for source in ledger["sources"]}
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if changed:
+        raise UsageError(
+            f"--output_dir {output}: holds data of other sources: {changed[0]} differs, is new or is gone, "
+            f"{len(changed)} such files in all; give a new folder"
+        )
+
+
+# ------------------------------------------------------------------------------------- blocks (in workers)
+
+_worker_tokenizer: Tokenizer
+_worker_vocabulary: Vocabulary
+_worker_config: DatasetConfig
+_worker_serializer: tfrecords.ExampleSerializer
+
+
+def _set_up_worker(vocabulary: Vocabulary, config: DatasetConfig) -> None:
+    global _worker_tokenizer, _worker_vocabulary, _worker_config, _worker_serializer
+    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker_vocabulary, _worker_config = vocabulary, config
+    _worker_tokenizer = build_tokenizer(vocabulary)
+    _worker_serializer = tfrecords.ExampleSerializer(vocabulary.size)
+
+
+def _build_block(block: list[Document], path: str) -> None:
+    """Write a block's examples, part by part, and its statistics; the statistics come last."""
+    statistics = {}
+    documents = {part: [] for part in PARTS}
+    for document in block:
+        key = example_builder.document_key(_worker_config.seed, document)
+        held_out = example_builder.is_held_out(key, _worker_config.held_out_fraction)
+        documents["held_out" if held_out else "train"].append((key, document))
+    for part, members in documents.items():
+        frames, lengths = [], []
+        counts = np.zeros(_worker_vocabulary.size, np.int64)
+        for key, document in members:
+            for token_ids, first_length in _document_examples(document, key):
+                payload = _worker_serializer(token_ids, first_length, _worker_config.max_seq_length)
+                frames.append(tfrecords.frame_record(payload))
+                lengths.append(len(frames[-1]))
+                counts += np.bincount(token_ids, minlength=len(counts))
+        with tfrecords.ShardWriter(f"{path}.{part}") as shard:
+            shard.write_frames(b"".join(frames), lengths)
+        pieces = np.flatnonzero(counts)
+        statistics[part] = {
+            "documents": len(members),
+            "examples": len(lengths),
+            "token_counts": [pieces.tolist(), counts[pieces].tolist()],
+        }
+    files.write_json(f"{path}.json", statistics)
+
+
+def _document_examples(document: Document, key: int) -> Iterator[tuple[list[int], int]]:
+    lines: list[list[int]] = []
+    for start in range(0, len(document), _LINES_PER_TOKENIZER_CALL):
+        chunk = document[start : start + _LINES_PER_TOKENIZER_CALL]
+        encodings = _worker_tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+        lines.extend(encoding.ids for encoding in encodings)
+    for segments in example_builder.build_examples(lines, _worker_config.max_seq_length, key):
+        yield example_builder.join_segments(segments, _worker_vocabulary.cls_id, _worker_vocabulary.sep_id)
+
+
+# ------------------------------------------------------------------------------------- blocks (in the parent)
+
+
+def _build_blocks(
+    pool: ProcessPoolExecutor, sources: list[Source], work: Path, config: DatasetConfig
+) -> list[str]:
+    """Have every block built that is not there yet; returns the blocks' paths in the order of the text."""
+    paths: list[str] = []
+    running: set[Future] = set()
+    total = sum(os.path.getsize(source.path) for source in sources)
+    with tqdm(total=total, desc="text to examples", unit="B", unit_scale=True, disable=None) as bar:
+        for source in sources:
+            for block in corpus.read_blocks(source.path, config.blanks_separate_docs):
+                paths.append(str(work / f"block-{len(paths):07d}"))
+                if os.path.exists(f"{paths[-1]}.json"):
+                    continue
+                if len(running) > 2 * config.num_processes:
+                    running = _wait_for_one(running)
+                running.add(pool.submit(_build_block, block, paths[-1]))
+            bar.update(os.path.getsize(source.path))
+        while running:
+            running = _wait_for_one(running)
+    return paths
+
+
+def _wait_for_one(running: set[Future]) -> set[Future]:
+    done, waiting = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+    for future in done:
+        future.result()
+    return waiting
+
+
+def _count(work: Path, part: str, blocks: list[str]) -> int:
+    return sum(len(tfrecords.load_index(f"{path}.{part}", "output_dir")) - 1 for path in blocks)
+
+
+# -------------------------------------------------------------------------------------------------- shards
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slice:
+    """Records [first, last) of a block file."""
+
+    path: str
+    first: int
+    last: int
+
+
+def _assemble(
+    pool: ProcessPoolExecutor,
+    part: str,
+    blocks: list[str],
+    work: Path,
+    output: Path,
+    ledger: dict,
+    vocabulary: Vocabulary,
+) -> None:
+    """Join a part's blocks into its shards and write what stands beside them; the manifest comes last."""
+    folder = output / PARTS[part]
+    folder.mkdir(exist_ok=True)
+    files.remove_leftovers(folder)
+    statistics = [files.read_json(f"{path}.json")[part] for path in blocks]
+    examples = [record["examples"] for record in statistics]
+    shard_count = max(1, min(ledger["settings"]["num_out_files"], sum(examples)))
+    plans = _plan_shards(blocks, part, examples, shard_count)
+    paths = [str(folder / tfrecords.shard_name(number, shard_count)) for number in range(shard_count)]
+    written = pool.map(_write_shard, paths, plans)
+    sizes = list(tqdm(written, total=len(paths), desc=f"{part} shards", unit="shard", disable=None))
+
+    counts = np.zeros(vocabulary.size, np.int64)
+    for record in statistics:
+        pieces, occurrences = record["token_counts"]
+        counts[pieces] += occurrences
+    vocabulary.save(folder / tfrecords.VOCABULARY_NAME)
+    _save_counts(folder / tfrecords.TOKEN_COUNTS_NAME, counts)
+    slots = max(1, sum(examples) * ledger["settings"]["max_seq_length"])
+    tokens = int(counts.sum())
+    manifest = ledger | {
+        "part": part,
+        "documents": sum(record["documents"] for record in statistics),
+        "examples": sum(examples),
+        "tokens": tokens,
+        "padding_share": round(1 - tokens / slots, 6),
+        "unknown_share": round(int(counts[vocabulary.ids["[UNK]"]]) / max(1, tokens), 6),
+        "shards": [
+            {"name": Path(path).name, "examples": count, "bytes": size}
+            for path, (count, size) in zip(paths, sizes, strict=True)
+        ],
+    }
+    files.write_json(folder / tfrecords.MANIFEST_NAME, manifest)
+    print(
+        f"{folder}: {manifest['examples']:,} examples of {ledger['settings']['max_seq_length']} from "
+        f"{manifest['documents']:,} documents, {tokens:,} tokens, {manifest['padding_share']:.1%} padding, "
+        f"{manifest['unknown_share']:.2%} unknown, in {shard_count} shards"
+    )
+
+
+def _plan_shards(blocks: list[str], part: str, examples: list[int], shard_count: int) -> list[list[_Slice]]:
+    """Divide all records, in order, into shards whose sizes differ by one at most."""
+    starts = np.cumsum([0, *examples])
+    borders = [int(starts[-1]) * number // shard_count for number in range(shard_count + 1)]
+    plans: list[list[_Slice]] = []
+    for first, last in itertools.pairwise(borders):
+        plan = []
+        block = max(0, int(np.searchsorted(starts, first, side="right")) - 1)
+        while block < len(blocks) and starts[block] < last:
+            begin, end = max(first, int(starts[block])), min(last, int(starts[block + 1]))
+            if begin < end:
+                base = int(starts[block])
+                plan.append(_Slice(f"{blocks[block]}.{part}", begin - base, end - base))
+            block += 1
+        plans.append(plan)
+    return plans
+
+
+def _write_shard(path: str, plan: list[_Slice]) -> tuple[int, int]:
+    """Write one shard from slices of block files; returns its number of records and of bytes."""
+    records = 0
+    with tfrecords.ShardWriter(path) as shard:
+        for piece in plan:
+            offsets = np.asarray(tfrecords.load_index(piece.path, "output_dir")[piece.first : piece.last + 1])
+            with open(piece.path, "rb") as stream:
+                stream.seek(int(offsets[0]))
+                frames = stream.read(int(offsets[-1] - offsets[0]))
+            shard.write_frames(frames, np.diff(offsets).tolist())
+            records += piece.last - piece.first
+    return records, os.path.getsize(path)
+
+
+def _save_counts(path: Path, counts: np.ndarray) -> None:
+    temporary = files.temporary_path(path)
+    with open(temporary, "wb") as stream:
+        np.save(stream, counts, allow_pickle=False)
+    files.publish(temporary, path)
+
+
+if __name__ == "__main__":
+    run_program(main)

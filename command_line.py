@@ -1,0 +1,310 @@
+"""Dataclass fields as command-line flags, and the way every program ends.
+
+A program describes its settings as one dataclass in configuration.py. From it come the flags, their
+defaults, `--help`, the keys of a `--config` file and the table in the README: a default is written once.
+`run_program` turns a user's mistake into one line and exit code 2, and an interrupt into 130 or 143.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import errno
+import os
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import files
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+class UsageError(Exception):
+    """A mistake that the user can mend: one line that names the flag and the value (exit code 2)."""
+
+
+class RunFailure(Exception):
+    """A run that cannot go on through no fault of its flags: one line that says why (exit code 1)."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived in a program that has no checkpoint to write; cleans up as Ctrl-C does."""
+
+
+def option(
+    default,
+    help: str,
+    *,
+    group: str,
+    choices: Sequence[str] = (),
+    bare=None,
+    negative: str | None = None,
+    positional: bool = False,
+):
+    """Declare a dataclass field that is a flag.
+
+    Args:
+        default: value without the flag; `dataclasses.MISSING` makes the flag required.
+        help: one sentence for `--help` and the README.
+        group: heading under which both list it.
+        choices: the allowed words, for a string.
+        bare: value of the flag given without a value (`--restore_checkpoint` alone).
+        negative: a further spelling that sets a yes/no field to False, beside `--no_<name>`.
+        positional: take the value by position instead of by flag.
+    """
+    metadata = {
+        "help": help,
+        "group": group,
+        "choices": tuple(choices),
+        "bare": bare,
+        "negative": negative,
+        "positional": positional,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def require(condition: bool, name: str, value: object, why: str) -> None:
+    """Stop with the one line `--name value: why` unless the condition holds."""
+    if not condition:
+        raise UsageError(f"--{name} {value}: {why}")
+
+
+def parse(config_class: type, argv: Sequence[str] | None = None, *, description: str):
+    """Settings from defaults, then `--config FILE.json`, then flags; the later ones win.
+
+    Flags may be spelled with hyphens or underscores. Returns an instance of `config_class`, whose own
+    `__post_init__` checks the values.
+
+    Raises:
+        UsageError: an unknown flag or key, a value that does not parse, a missing required flag.
+    """
+    argv = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    given = vars(_build_parser(config_class, description).parse_args(argv))
+    config_file = given.pop("config", None)
+    settings = (_read_config_file(config_class, config_file) if config_file else {}) | given
+    missing = [
+        field.name
+        for field in dataclasses.fields(config_class)
+        if field.default is dataclasses.MISSING and field.name not in settings
+    ]
+    if missing:
+        raise UsageError("missing " + ", ".join(f"--{name}" for name in missing))
+    return config_class(**settings)
+
+
+def from_dictionary(config_class: type, settings: dict, source: str):
+    """An instance of `config_class` from JSON settings; an unknown key stops with its likely spelling."""
+    return config_class(**_check_settings(config_class, settings, source))
+
+
+def flag_table(config_class: type) -> str:
+    """The flags of a program as a Markdown table, for the README."""
+    lines = ["| flag | default | meaning |", "|---|---|---|"]
+    for field in dataclasses.fields(config_class):
+        cells = (_flag_name(field), f"`{_default_text(field)}`", field.metadata["help"])
+        lines.append("| `{}` | {} | {} |".format(*(cell.replace("|", "\\|") for cell in cells)))
+    return "\n".join(lines)
+
+
+def run_program(main: Callable[[], int | None]) -> typing.NoReturn:
+    """Run a program's `main` and exit with the code that says how it ended."""
+    program = Path(sys.argv[0]).name
+    try:
+        signal.signal(signal.SIGTERM, _raise_terminated)
+        code = main() or 0
+        sys.stdout.flush()
+    except UsageError as error:
+        code = _report(program, error, EXIT_USAGE)
+    except RunFailure as error:
+        code = _report(program, error, EXIT_FAILURE)
+    except KeyboardInterrupt:
+        code = _report(program, "interrupted", EXIT_INTERRUPTED)
+    except Terminated:
+        code = _report(program, "terminated", EXIT_TERMINATED)
+    except BrokenPipeError:
+        # The reader of a pipe went away (`… | head`); there is nobody left to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILURE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" while writing {error.filename}" if error.filename else ""
+        code = _report(program, f"no space left on the device{place}", EXIT_FAILURE)
+    sys.exit(code)
+
+
+def _report(program: str, message: object, code: int) -> int:
+    line = " ".join(str(message).split())
+    print(f"{program}: error: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _raise_terminated(signal_number, frame):
+    raise Terminated
+
+
+def _with_underscores(word: str) -> str:
+    if not word.startswith("--") or word == "--":
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise UsageError(message)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=110)
+
+
+def _build_parser(config_class: type, description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        description=description,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        usage="%(prog)s [--flag VALUE ...]   (words may be joined by - or _)",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE.json", help="settings of the same names from a JSON file; flags win over it"
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for field in dataclasses.fields(config_class):
+        title = field.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add_flag(groups[title], field)
+    return parser
+
+
+def _add_flag(group, field: dataclasses.Field) -> None:
+    kind = _value_type(field)
+    metadata = field.metadata
+    help_text = metadata["help"].replace("%", "%%") + f" [{_default_text(field)}]".replace("%", "%%")
+    name = field.name
+    if metadata["positional"]:
+        group.add_argument(name, type=kind, help=metadata["help"].replace("%", "%%"))
+    elif kind is bool:
+        group.add_argument(
+            f"--{name}", nargs="?", const=True, type=_parse_bool, metavar="True|False", help=help_text
+        )
+        negatives = [f"--no_{name}"] + ([metadata["negative"]] if metadata["negative"] else [])
+        group.add_argument(*negatives, dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
+    else:
+        group.add_argument(
+            f"--{name}",
+            type={int: _parse_int, float: _parse_float}.get(kind, kind),
+            choices=metadata["choices"] or None,
+            metavar="|".join(metadata["choices"]) or {int: "N", float: "X"}.get(kind, "TEXT"),
+            help=help_text,
+            **({"nargs": "?", "const": metadata["bare"]} if metadata["bare"] is not None else {}),
+        )
+
+
+def _value_type(field: dataclasses.Field) -> type:
+    annotation = field.type
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    return annotation
+
+
+def _flag_name(field: dataclasses.Field) -> str:
+    if field.metadata["positional"]:
+        return field.name
+    return f"--{field.name}" + (
+        "" if field.metadata["bare"] is None else f" [{field.metadata['bare']} or path]"
+    )
+
+
+def _default_text(field: dataclasses.Field) -> str:
+    if field.default is dataclasses.MISSING:
+        return "required"
+    if field.default is None or field.default == "":
+        return "none"
+    return str(field.default)
+
+
+def _parse_bool(text: str) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return words[text.lower()]
+
+
+def _parse_int(text: str) -> int:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    # NVIDIA's scripts write some whole numbers as floats ("-1.0") or in powers of ten ("1e6").
+    if value != value or value in (float("inf"), float("-inf")) or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text) if text.lstrip("+-").isdigit() else int(value)
+
+
+def _parse_float(text: str) -> float:
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a fraction") from None
+
+
+def _read_config_file(config_class: type, path: str) -> dict:
+    try:
+        settings = files.read_json(path)
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UsageError(f"--config {path}: not JSON ({error})") from None
+    if not isinstance(settings, dict):
+        raise UsageError(
+            f"--config {path}: a JSON object of settings is wanted, not a {type(settings).__name__}"
+        )
+    return _check_settings(config_class, settings, f"--config {path}")
+
+
+def _check_settings(config_class: type, settings: dict, source: str) -> dict:
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    checked = {}
+    for name, value in settings.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise UsageError(
+                f"{source}: unknown key {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+            )
+        checked[name] = _check_value(fields[name], value, source)
+    return checked
+
+
+def _check_value(field: dataclasses.Field, value, source: str):
+    kind = _value_type(field)
+    optional = isinstance(field.type, types.UnionType)
+    if value is None and optional:
+        return None
+    if isinstance(value, str) and kind is not str:
+        parsers = {bool: _parse_bool, int: _parse_int, float: _parse_float}
+        try:
+            return parsers[kind](value)
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"{source}: {field.name}: {error}") from None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float and is_number:
+        return float(value)
+    if kind is int and is_number and float(value).is_integer():
+        return int(value)
+    if type(value) is not kind:
+        raise UsageError(f"{source}: {field.name}: {value!r} is not of type {kind.__name__}")
+    if field.metadata["choices"] and value not in field.metadata["choices"]:
+        choices = ", ".join(field.metadata["choices"])
+        raise UsageError(f"{source}: {field.name}: {value!r} is none of {choices}")
+    return value

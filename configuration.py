@@ -1,0 +1,466 @@
+"""Every setting of every program: one dataclass field = one flag = one documented default.
+
+Nothing here imports TensorFlow, so `--help` and a wrong flag answer at once.
+"""
+
+import math
+from dataclasses import MISSING, dataclass
+
+from architecture import MODEL_SIZES, ElectraConfig
+from command_line import option, require
+
+
+@dataclass
+class PretrainingConfig:
+    """Settings of run_pretraining.py: NVIDIA's 34 flags with its defaults, and ours."""
+
+    # --- run ---
+    model_name: str = option(
+        MISSING, "name of the run; its folder is <results_dir>/models/<model_name>", group="run"
+    )
+    results_dir: str = option("results", "folder that holds the runs", group="run")
+    log_dir: str = option("", "folder of the logs; default <run folder>/logs", group="run")
+    json_summary: str = option("", "path of the DLLogger file; default <log_dir>/dllogger.log", group="run")
+    seed: int = option(
+        42, "the one seed: weights, data order, masks, samples and dropout follow from it", group="run"
+    )
+    log_freq: int = option(10, "log every so many updates", group="run")
+    do_eval_only: bool = option(
+        False, "evaluate the weights on --eval_tfrecords, print the table, train nothing", group="run"
+    )
+    show_update: int = option(
+        0,
+        "print the decoded sequences, masks and shard positions of this update (from 1), train nothing",
+        group="run",
+    )
+
+    # --- data ---
+    pretrain_tfrecords: str = option(
+        "data/pretrain_tfrecords/pretrain_data.tfrecord*",
+        "comma-separated globs of training shards; a glob named k times is read k times an epoch",
+        group="data",
+    )
+    vocab_file: str = option(
+        "", "WordPiece vocabulary; default the vocab.txt beside the shards", group="data"
+    )
+    max_seq_length: int = option(128, "tokens in a training example", group="data")
+    shuffle_block_size: int = option(
+        1,
+        "shuffle blocks of so many neighbouring examples, for disks that read poorly at random",
+        group="data",
+    )
+    skip_updates: str = option(
+        "",
+        "A-B[,C-D]: leave out the batches of these updates on a restart (after a loss spike)",
+        group="data",
+    )
+    eval_tfrecords: str = option("", "comma-separated globs of held-out shards", group="data")
+    eval_steps: int = option(
+        0, "batches of each held-out evaluation; 0 takes the whole held-out set", group="data"
+    )
+    eval_every_steps: int = option(0, "evaluate every so many updates; 0 only at the end", group="data")
+    eval_batch_size: int = option(32, "sequences in an evaluation batch", group="data")
+
+    # --- architecture ---
+    model_size: str = option(
+        "base", "preset of the sizes below", group="architecture", choices=tuple(MODEL_SIZES)
+    )
+    embedding_size: int | None = option(
+        None, "width of the embeddings; default from --model_size", group="architecture"
+    )
+    hidden_size: int | None = option(
+        None, "width of the encoder; default from --model_size", group="architecture"
+    )
+    num_hidden_layers: int | None = option(
+        None, "encoder layers; default from --model_size", group="architecture"
+    )
+    num_attention_heads: int | None = option(
+        None, "attention heads; default from --model_size", group="architecture"
+    )
+    intermediate_size: int | None = option(
+        None, "width of the feed-forward; default from --model_size", group="architecture"
+    )
+    max_position_embeddings: int = option(512, "rows of the position table", group="architecture")
+    hidden_dropout_prob: float = option(
+        0.1, "dropout after embeddings, attention and feed-forward", group="architecture"
+    )
+    attention_probs_dropout_prob: float = option(
+        0.1, "dropout of the attention weights", group="architecture"
+    )
+    generator_hidden_size: float = option(
+        0.25,
+        "generator width as a share of the discriminator's (paper: small 1/4, base 1/3, large 1/4)",
+        group="architecture",
+    )
+    generator_layers: float = option(
+        1.0, "generator depth as a share of the discriminator's", group="architecture"
+    )
+
+    # --- objective ---
+    mask_prob: float = option(
+        0.15, "share of the tokens that are picked (paper: large 0.25)", group="objective"
+    )
+    disc_weight: float = option(50.0, "weight of the replaced-token-detection loss", group="objective")
+    gen_weight: float = option(1.0, "weight of the generator's masked-LM loss", group="objective")
+    temperature: float = option(1.0, "temperature of the generator's samples", group="objective")
+    electra_objective: bool = option(
+        True,
+        "replaced-token detection; False trains the encoder by masked LM alone, without a generator",
+        group="objective",
+    )
+    uniform_generator: bool = option(
+        False,
+        "replacements drawn uniformly from the vocabulary instead of from a generator",
+        group="objective",
+    )
+    untied_generator: bool = option(
+        True,
+        "the generator has an encoder of its own; False uses the discriminator's for both",
+        group="objective",
+    )
+    untied_generator_embeddings: bool = option(
+        False, "the generator has embeddings of its own", group="objective"
+    )
+    disallow_correct: bool = option(
+        False, "the generator may not sample the original token", group="objective"
+    )
+
+    # --- optimization ---
+    num_train_steps: int = option(1_000_000, "updates of the whole training", group="optimization")
+    num_warmup_steps: int = option(10_000, "updates of linear warm-up", group="optimization")
+    train_batch_size: int = option(128, "sequences per worker and micro-batch", group="optimization")
+    gradient_accumulation_steps: int = option(1, "micro-batches in an update", group="optimization")
+    global_batch_size: int = option(
+        0,
+        "sequences in an update over all workers; derives --gradient_accumulation_steps",
+        group="optimization",
+    )
+    optimizer: str = option("adam", "adam is AdamW", group="optimization", choices=("adam", "lamb"))
+    learning_rate: float = option(5e-4, "learning rate after warm-up", group="optimization")
+    lr_schedule: str = option(
+        "nvidia",
+        "nvidia: warm-up, then decay over the rest; google: decay over all updates, times the warm-up",
+        group="optimization",
+        choices=("nvidia", "google"),
+    )
+    lr_decay_power: float = option(0.5, "power of the polynomial decay (1 is linear)", group="optimization")
+    end_lr: float = option(0.0, "learning rate that the decay ends at", group="optimization")
+    opt_beta_1: float = option(0.878, "decay of the first moment", group="optimization")
+    opt_beta_2: float = option(0.974, "decay of the second moment", group="optimization")
+    weight_decay_rate: float = option(
+        0.01, "weight decay, never on biases and LayerNorm", group="optimization"
+    )
+    adam_bias_correction: bool = option(
+        True, "bias correction in adam (NVIDIA's; Google's code has none)", group="optimization"
+    )
+    skip_adaptive: bool = option(False, "lamb: no trust ratio for biases and LayerNorm", group="optimization")
+    phase2: bool = option(
+        False,
+        "second phase: start from the last weights of phase 1 (needs --restore_checkpoint)",
+        group="optimization",
+    )
+    phase2_keep_moments: bool = option(
+        False,
+        "phase 2 keeps phase 1's optimizer moments, as NVIDIA's does, instead of fresh ones",
+        group="optimization",
+    )
+
+    # --- device ---
+    precision: str = option(
+        "tf32",
+        "fp32; tf32: float32 with TF32 products where the GPU has them; amp: float16 with loss scaling; bf16",
+        group="device",
+        choices=("fp32", "tf32", "amp", "bf16"),
+    )
+    amp: bool = option(False, "the same as --precision amp", group="device")
+    xla: bool = option(False, "compile the step with XLA (for GPUs; slower on CPUs)", group="device")
+    deterministic: bool = option(
+        False, "refuse operations whose results may differ from run to run", group="device"
+    )
+    fp16_compression: bool = option(False, "halve the bytes of the gradient all-reduce", group="device")
+
+    # --- checkpoints ---
+    restore_checkpoint: str = option(
+        "",
+        "go on from the newest checkpoint (latest) or from the one at a path",
+        group="checkpoints",
+        bare="latest",
+    )
+    init_weights: str = option(
+        "",
+        "start from weights alone: a Hugging Face ELECTRA or BERT folder, or discriminator/ and generator/",
+        group="checkpoints",
+    )
+    load_weights: bool = option(False, "the same as --init_weights <weights_dir>", group="checkpoints")
+    weights_dir: str = option(
+        "", "folder for --load_weights; default <run folder>/weights", group="checkpoints"
+    )
+    save_checkpoints_steps: int = option(1000, "save a checkpoint every so many updates", group="checkpoints")
+    keep_checkpoint_max: int = option(5, "checkpoints kept of each phase; 0 keeps all", group="checkpoints")
+    steps_this_run: int = option(
+        -1, "stop after so many updates since this start; -1 goes to the end", group="checkpoints"
+    )
+    skip_checkpoint: bool = option(False, "save no checkpoints", group="checkpoints")
+    allow_config_change: bool = option(
+        False, "restore although settings that change the meaning of the run differ", group="checkpoints"
+    )
+
+    def __post_init__(self):
+        if self.amp:
+            require(self.precision in ("tf32", "amp"), "precision", self.precision, "contradicts --amp")
+            self.precision = "amp"
+        if self.load_weights:
+            require(
+                not self.init_weights, "load_weights", True, f"contradicts --init_weights {self.init_weights}"
+            )
+            self.init_weights = self.weights_dir or f"{self.model_dir}/weights"
+        self._check_run()
+        self._check_batch_and_schedule()
+        self._check_objective()
+        self.discriminator(vocab_size=1)
+
+    @property
+    def model_dir(self) -> str:
+        """The run's folder."""
+        return f"{self.results_dir}/models/{self.model_name}"
+
+    @property
+    def logs_folder(self) -> str:
+        """Where TensorBoard's and DLLogger's files go."""
+        return self.log_dir or f"{self.model_dir}/logs"
+
+    @property
+    def checkpoints_folder(self) -> str:
+        """Where both phases' checkpoints go."""
+        return f"{self.model_dir}/checkpoints"
+
+    @property
+    def phase(self) -> int:
+        return 2 if self.phase2 else 1
+
+    def discriminator(self, vocab_size: int) -> ElectraConfig:
+        """The discriminator's architecture: the preset, with the flags that were given instead."""
+        sizes = {
+            name: preset if getattr(self, name) is None else getattr(self, name)
+            for name, preset in MODEL_SIZES[self.model_size].items()
+        }
+        return ElectraConfig(
+            vocab_size=vocab_size,
+            max_position_embeddings=self.max_position_embeddings,
+            hidden_dropout_prob=self.hidden_dropout_prob,
+            attention_probs_dropout_prob=self.attention_probs_dropout_prob,
+            **sizes,
+        )
+
+    def generator(self, vocab_size: int) -> ElectraConfig:
+        """The generator's architecture."""
+        return self.discriminator(vocab_size).generator(self.generator_hidden_size, self.generator_layers)
+
+    def accumulation_steps(self, workers: int) -> int:
+        """Micro-batches in an update, given or derived from --global_batch_size."""
+        if not self.global_batch_size:
+            return self.gradient_accumulation_steps
+        micro_batch = self.train_batch_size * workers
+        require(
+            self.global_batch_size % micro_batch == 0,
+            "global_batch_size",
+            self.global_batch_size,
+            f"is no multiple of --train_batch_size {self.train_batch_size} x {workers} workers",
+        )
+        derived = self.global_batch_size // micro_batch
+        require(
+            self.gradient_accumulation_steps in (1, derived),
+            "gradient_accumulation_steps",
+            self.gradient_accumulation_steps,
+            f"contradicts --global_batch_size {self.global_batch_size}, which needs {derived}",
+        )
+        return derived
+
+    def max_predictions(self) -> int:
+        """Picks that a sequence has room for (reference: int((mask_prob + .005) x length))."""
+        return max_predictions(self.mask_prob, self.max_seq_length)
+
+    def skipped_ranges(self) -> list[tuple[int, int]]:
+        """The ranges of --skip_updates, first and last update of each."""
+        ranges = []
+        for text in filter(None, self.skip_updates.replace(" ", "").split(",")):
+            first, dash, last = text.partition("-")
+            require(
+                bool(dash) and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last),
+                "skip_updates",
+                self.skip_updates,
+                f"{text!r} is not a range A-B of updates",
+            )
+            ranges.append((int(first), int(last)))
+        return ranges
+
+    def _check_run(self):
+        name_is_plain = self.model_name not in ("", ".", "..") and "/" not in self.model_name
+        require(name_is_plain, "model_name", self.model_name, "must be a plain folder name")
+        for name in (
+            "log_freq",
+            "save_checkpoints_steps",
+            "max_seq_length",
+            "shuffle_block_size",
+            "eval_batch_size",
+        ):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("eval_steps", "eval_every_steps", "keep_checkpoint_max", "show_update"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(
+            self.max_seq_length <= self.max_position_embeddings,
+            "max_seq_length",
+            self.max_seq_length,
+            f"is longer than the position table (--max_position_embeddings {self.max_position_embeddings})",
+        )
+        require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
+        if self.do_eval_only:
+            require(bool(self.eval_tfrecords), "do_eval_only", True, "needs --eval_tfrecords")
+        if self.phase2 and not (self.do_eval_only or self.show_update):
+            require(
+                bool(self.restore_checkpoint),
+                "phase2",
+                True,
+                "needs --restore_checkpoint to start from phase 1",
+            )
+            require(not self.init_weights, "phase2", True, f"contradicts --init_weights {self.init_weights}")
+        self.skipped_ranges()
+
+    def _check_batch_and_schedule(self):
+        for name in ("train_batch_size", "gradient_accumulation_steps", "num_train_steps"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require(
+            self.global_batch_size >= 0, "global_batch_size", self.global_batch_size, "must not be negative"
+        )
+        require(self.num_warmup_steps >= 0, "num_warmup_steps", self.num_warmup_steps, "must not be negative")
+        require(
+            self.num_warmup_steps < self.num_train_steps,
+            "num_warmup_steps",
+            self.num_warmup_steps,
+            f"must be less than --num_train_steps {self.num_train_steps}",
+        )
+        for name in ("opt_beta_1", "opt_beta_2"):
+            require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "must be in [0, 1)")
+        for name in ("learning_rate", "end_lr", "lr_decay_power", "weight_decay_rate"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value >= 0, name, value, "must be finite and not negative")
+
+    def _check_objective(self):
+        require(0.0 < self.mask_prob < 1.0, "mask_prob", self.mask_prob, "must be between 0 and 1")
+        require(
+            self.max_predictions() >= 1,
+            "mask_prob",
+            self.mask_prob,
+            f"leaves no token to pick in --max_seq_length {self.max_seq_length}",
+        )
+        for name in ("temperature", "generator_hidden_size", "generator_layers"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value > 0, name, value, "must be positive")
+        for name in ("disc_weight", "gen_weight"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value >= 0, name, value, "must be finite and not negative")
+        if self.uniform_generator:
+            require(
+                self.electra_objective, "uniform_generator", True, "contradicts --electra_objective False"
+            )
+        if self.untied_generator_embeddings:
+            require(
+                self.untied_generator,
+                "untied_generator_embeddings",
+                True,
+                "contradicts --untied_generator False",
+            )
+
+
+@dataclass
+class DatasetConfig:
+    """Settings of build_pretraining_dataset.py."""
+
+    corpus_dir: str = option(
+        MISSING, "folder tree of .txt, .txt.gz, .txt.bz2 and .txt.zst files", group="corpus"
+    )
+    vocab_file: str = option(MISSING, "WordPiece vocabulary, one piece a line", group="corpus")
+    output_dir: str = option(MISSING, "folder of the TFRecord shards", group="output")
+    max_seq_length: int = option(128, "tokens in an example", group="output")
+    num_out_files: int = option(1000, "number of shards", group="output")
+    held_out_fraction: float = option(
+        0.0, "share of the documents kept for evaluation, in <output_dir>/held_out", group="output"
+    )
+    num_processes: int = option(1, "worker processes; the output does not depend on it", group="work")
+    seed: int = option(1314, "seed of the segment lengths and of the held-out choice", group="work")
+    blanks_separate_docs: bool = option(
+        True, "a blank line ends a document; False makes each file one document", group="corpus"
+    )
+    do_lower_case: bool | None = option(
+        None,
+        "lower-case the text; default the record beside the vocabulary, else True",
+        group="corpus",
+        negative="--no_lower_case",
+    )
+    strict: bool = option(False, "stop at a file that is not UTF-8 instead of skipping it", group="corpus")
+
+    def __post_init__(self):
+        for name in ("num_out_files", "num_processes"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
+        require(
+            0.0 <= self.held_out_fraction < 1.0,
+            "held_out_fraction",
+            self.held_out_fraction,
+            "must be in [0, 1)",
+        )
+
+
+@dataclass
+class VocabularyConfig:
+    """Settings of build_vocabulary.py."""
+
+    corpus_dir: str = option(
+        MISSING, "folder tree of .txt, .txt.gz, .txt.bz2 and .txt.zst files", group="vocabulary"
+    )
+    output: str = option(
+        "vocab.txt", "vocabulary to write; its options are recorded beside it", group="vocabulary"
+    )
+    vocab_size: int = option(30522, "number of pieces, the five special ones included", group="vocabulary")
+    min_frequency: int = option(2, "times a pair of pieces must occur to be merged", group="vocabulary")
+    do_lower_case: bool = option(True, "lower-case the text", group="vocabulary", negative="--no_lower_case")
+    strip_accents: bool | None = option(
+        None, "drop accents; default the same as --do_lower_case, as in BERT", group="vocabulary"
+    )
+    strict: bool = option(
+        False, "stop at a file that is not UTF-8 instead of skipping it", group="vocabulary"
+    )
+
+    def __post_init__(self):
+        require(self.vocab_size >= 6, "vocab_size", self.vocab_size, "must be at least 6")
+        require(self.min_frequency >= 1, "min_frequency", self.min_frequency, "must be at least 1")
+
+
+@dataclass
+class ExportConfig:
+    """Settings of postprocess_pretrained_ckpt.py."""
+
+    pretrained_checkpoint: str = option(
+        MISSING, "a ckpt-<step> folder, or a run's checkpoints folder for its newest", group="export"
+    )
+    output_dir: str = option(MISSING, "receives discriminator/ and generator/", group="export")
+    amp: bool = option(
+        False,
+        "accepted for NVIDIA's scripts; exports are float32 whatever the precision of training",
+        group="export",
+    )
+
+
+@dataclass
+class ReportConfig:
+    """Settings of run_report.py."""
+
+    run_dir: str = option(
+        MISSING, "a run's folder, its logs folder, or a DLLogger file", group="report", positional=True
+    )
+    output: str = option("training_curves.png", "picture to write", group="report")
+
+
+def max_predictions(mask_prob: float, max_seq_length: int) -> int:
+    """Picks that a sequence has room for: 19 at length 128 and 79 at 512 for 15 % (Google's formula)."""
+    return int((mask_prob + 0.005) * max_seq_length)

@@ -1,0 +1,122 @@
+"""Atomic and durable file operations: a file or folder is complete under its final name, or absent.
+
+Every program writes its results through this module, so that a process killed at any instant leaves
+either the old state or the new one, and never half a file that looks whole.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_CHUNK_BYTES = 1 << 20
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read in chunks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def flush_to_disk(path: str | Path) -> None:
+    """fsync a file or a folder, so that a power cut after this call cannot undo it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot fsync a folder; the rename itself is atomic there as well.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def temporary_path(path: str | Path) -> Path:
+    """A hidden name beside `path` that only this process uses; finish it with `publish`."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def publish(temporary: str | Path, path: str | Path) -> None:
+    """Flush a finished file or folder and give it its final name in one step."""
+    temporary, path = Path(temporary), Path(path)
+    if temporary.is_dir():
+        for entry in sorted(temporary.rglob("*")):
+            if entry.is_file():
+                flush_to_disk(entry)
+    flush_to_disk(temporary)
+    os.replace(temporary, path)
+    flush_to_disk(path.parent)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a whole file atomically."""
+    temporary = temporary_path(path)
+    try:
+        temporary.write_bytes(content)
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write a whole UTF-8 text file atomically."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: str | Path, content: dict | list) -> None:
+    """Write JSON atomically, indented and with a final newline, so that people can read it."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path):
+    """Parse a UTF-8 JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def remove_folder(path: str | Path) -> None:
+    """Delete a folder so that a kill in the middle leaves nothing under its own name."""
+    path = Path(path)
+    if not path.exists():
+        return
+    doomed = path.with_name(f".{path.name}.{os.getpid()}.deleted")
+    os.replace(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete the temporary and half-deleted entries that killed processes left in a folder."""
+    for pattern in (".*.tmp", ".*.deleted"):
+        for entry in Path(folder).glob(pattern):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: str | Path) -> Iterator[None]:
+    """Hold a folder for this process; the system releases it however the process ends.
+
+    Raises:
+        BlockingIOError: another process holds it (its message names the process).
+    """
+    path = Path(folder) / ".lock"
+    with open(path, "a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise BlockingIOError(f"in use by process {stream.read().strip() or 'unknown'}") from None
+        stream.truncate(0)
+        stream.write(f"{os.getpid()} on {os.uname().nodename}")
+        stream.flush()
+        yield

@@ -1,0 +1,327 @@
+"""The shard format: TFRecord files of tf.train.Example, an offset index beside each, and the manifest.
+
+A record holds three int64 lists of one fixed length: input_ids, input_mask, segment_ids. Shards of Google's
+and NVIDIA's toolkits have the same form and are read too. What is masked is not in the record: it is drawn
+at training time.
+
+Writing and reading need no TensorFlow; only `parse_examples` imports it. The index of a shard `NAME` is
+`offsets.NAME.npy`: int64, one more entry than records, the last being the file's size.
+"""
+
+import bisect
+import collections
+import contextlib
+import glob
+import mmap
+import resource
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import crc32c
+import numpy as np
+
+import files
+from command_line import UsageError
+
+MANIFEST_NAME = "manifest.json"
+TOKEN_COUNTS_NAME = "token_counts.npy"
+VOCABULARY_NAME = "vocab.txt"
+FEATURES = ("input_ids", "input_mask", "segment_ids")
+
+_LENGTH_AND_CHECKSUM = struct.Struct("<QI")
+_CHECKSUM = struct.Struct("<I")
+_HEADER_BYTES = _LENGTH_AND_CHECKSUM.size
+_FRAME_BYTES = _HEADER_BYTES + _CHECKSUM.size
+_INDEX_PREFIX = "offsets."
+# A corrupt length must not make the reader ask for gigabytes.
+_MAX_RECORD_BYTES = 1 << 26
+
+
+class CorruptShard(UsageError):
+    """A shard that is cut off, has a damaged record, or holds something else than examples."""
+
+
+def masked_crc32c(data: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, rotated right by 15 bits, plus a constant."""
+    crc = crc32c.crc32c(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame_record(payload: bytes) -> bytes:
+    """A record as it stands in the file: length, its checksum, payload, its checksum."""
+    length = struct.pack("<Q", len(payload))
+    return b"".join(
+        (
+            length,
+            _CHECKSUM.pack(masked_crc32c(length)),
+            payload,
+            _CHECKSUM.pack(masked_crc32c(payload)),
+        )
+    )
+
+
+class ExampleSerializer:
+    """Encodes examples of one vocabulary as tf.train.Example, in protocol buffers' wire format."""
+
+    def __init__(self, vocabulary_size: int):
+        self._varints = [_varint(token_id) for token_id in range(vocabulary_size)]
+
+    def __call__(self, token_ids: Sequence[int], first_segment_length: int, max_seq_length: int) -> bytes:
+        """One example, padded with zeros to `max_seq_length`.
+
+        Args:
+            token_ids: [CLS] A [SEP] (B [SEP]).
+            first_segment_length: tokens of segment 0, its [CLS] and [SEP] included.
+        """
+        length = len(token_ids)
+        padding = b"\x00" * (max_seq_length - length)
+        varints = self._varints
+        values = {
+            "input_ids": b"".join([varints[token_id] for token_id in token_ids]) + padding,
+            "input_mask": b"\x01" * length + padding,
+            "segment_ids": b"\x00" * first_segment_length
+            + b"\x01" * (length - first_segment_length)
+            + padding,
+        }
+        entries = []
+        for name in FEATURES:
+            int64_list = _field(1, values[name])
+            feature = _field(3, int64_list)
+            entries.append(_field(1, _field(1, name.encode()) + _field(2, feature)))
+        return _field(1, b"".join(entries))
+
+
+class ShardWriter:
+    """Writes framed records to a shard and its index, both complete or absent.
+
+    Use as a context manager; leaving it by an exception discards the shard.
+    """
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        self._temporary = files.temporary_path(path)
+        self._lengths: list[int] = []
+
+    def __enter__(self) -> "ShardWriter":
+        self._stream = open(self._temporary, "wb", buffering=1 << 20)
+        return self
+
+    def write_frames(self, frames: bytes, lengths: Sequence[int]) -> None:
+        """Append records that are framed already: their joined bytes, and the length of each frame."""
+        self._stream.write(frames)
+        self._lengths.extend(lengths)
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        self._stream.close()
+        try:
+            if error_type is None:
+                _write_index(self._path, np.cumsum([0, *self._lengths], dtype=np.int64))
+                files.publish(self._temporary, self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def index_path(shard: str | Path) -> Path:
+    """The offset index of a shard; its name keeps it out of globs such as pretrain_data*."""
+    shard = Path(shard)
+    return shard.with_name(f"{_INDEX_PREFIX}{shard.name}.npy")
+
+
+def find_shards(patterns: str, flag: str) -> list[str]:
+    """Files of comma-separated globs, sorted within each; a glob named twice gives its files twice.
+
+    A folder stands for the shards in it. `flag` is named when a glob matches nothing.
+    """
+    shards: list[str] = []
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        names = glob.glob(f"{pattern}/*tfrecord*" if Path(pattern).is_dir() else pattern)
+        matches = sorted((name for name in names if _is_shard(name)), key=_natural_order)
+        if not matches:
+            raise UsageError(f"--{flag} {pattern}: no such file")
+        shards.extend(matches)
+    if not shards:
+        raise UsageError(f"--{flag} {patterns!r}: names no file")
+    return shards
+
+
+def shard_name(number: int, count: int) -> str:
+    """NVIDIA's name of a shard."""
+    return f"pretrain_data.tfrecord-{number}-of-{count}"
+
+
+class Shards:
+    """Random access to the records of a list of shards, through memory maps.
+
+    A shard that is named k times counts k times. At most as many files are open as the system allows.
+    """
+
+    def __init__(self, paths: Sequence[str], *, flag: str):
+        self.paths = list(paths)
+        self._flag = flag
+        counts = {path: len(load_index(path, flag)) - 1 for path in dict.fromkeys(self.paths)}
+        self._starts = np.cumsum([0] + [counts[path] for path in self.paths])
+        if self._starts[-1] == 0:
+            raise UsageError(f"--{flag}: the {len(self.paths)} shards hold no record")
+        self._open: collections.OrderedDict[str, tuple[mmap.mmap, np.ndarray]] = collections.OrderedDict()
+        self._max_open = _raise_open_file_limit(2 * len(counts)) // 2
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def locate(self, example: int) -> tuple[str, int]:
+        """The shard and the record number in it of an example."""
+        number = bisect.bisect_right(self._starts, example) - 1
+        return self.paths[number], int(example - self._starts[number])
+
+    def read(self, example: int) -> bytes:
+        """An example's payload, its checksums verified.
+
+        Raises:
+            CorruptShard: names the shard and the record.
+        """
+        path, record = self.locate(example)
+        data, offsets = self._mapped(path)
+        start, end = int(offsets[record]), int(offsets[record + 1])
+        length, length_checksum = _LENGTH_AND_CHECKSUM.unpack_from(data, start)
+        payload = data[start + _HEADER_BYTES : end - _CHECKSUM.size]
+        (checksum,) = _CHECKSUM.unpack_from(data, end - _CHECKSUM.size)
+        if (
+            length != len(payload)
+            or length_checksum != masked_crc32c(data[start : start + 8])
+            or checksum != masked_crc32c(payload)
+        ):
+            raise CorruptShard(f"--{self._flag} {path}: record {record} is damaged (checksum)")
+        return payload
+
+    def _mapped(self, path: str) -> tuple[mmap.mmap, np.ndarray]:
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        while len(self._open) >= self._max_open:
+            self._open.popitem(last=False)
+        with open(path, "rb") as stream:
+            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._open[path] = (data, load_index(path, self._flag))
+        return self._open[path]
+
+
+def load_index(shard: str | Path, flag: str) -> np.ndarray:
+    """A shard's offsets, int64 [records + 1], from the index beside it or, where that is absent, by a scan.
+
+    Raises:
+        CorruptShard: the shard is shorter or longer than its index says, or its records do not join up.
+    """
+    path, size = index_path(shard), Path(shard).stat().st_size
+    if path.exists():
+        try:
+            offsets = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError:
+            raise CorruptShard(f"--{flag} {shard}: its index {path.name} is damaged; delete it") from None
+        if offsets[-1] != size:
+            raise CorruptShard(
+                f"--{flag} {shard}: {size} bytes where {path.name} says {offsets[-1]}: cut off, or rewritten "
+                "by another tool (then delete that index)"
+            )
+        return offsets
+    offsets = _scan(shard, size, flag)
+    # The folder may be read-only; the scan is then repeated by the next run.
+    with contextlib.suppress(OSError):
+        _write_index(Path(shard), offsets)
+    return offsets
+
+
+def parse_examples(payloads: Sequence[bytes], max_seq_length: int) -> dict[str, np.ndarray]:
+    """Decode tf.train.Examples: int32 arrays [len(payloads), max_seq_length] by feature name.
+
+    Raises:
+        ValueError: a payload that is no example of that length.
+    """
+    import tensorflow as tf
+
+    schema = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in FEATURES}
+    try:
+        parsed = tf.io.parse_example(tf.constant(list(payloads)), schema)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(str(error.message).splitlines()[0]) from None
+    return {name: parsed[name].numpy().astype(np.int32) for name in FEATURES}
+
+
+def example_length(payload: bytes) -> int | None:
+    """Number of input_ids in an example, None where it has none."""
+    import tensorflow as tf
+
+    try:
+        example = tf.train.Example.FromString(payload)
+    except Exception:  # protobuf's DecodeError lives at a place that differs between versions
+        return None
+    return len(example.features.feature["input_ids"].int64_list.value) or None
+
+
+def read_manifest(folder: str | Path) -> dict | None:
+    """A data folder's manifest, None where there is none (shards of another tool)."""
+    path = Path(folder) / MANIFEST_NAME
+    return files.read_json(path) if path.exists() else None
+
+
+def _is_shard(name: str) -> bool:
+    base = Path(name).name
+    beside = (MANIFEST_NAME, TOKEN_COUNTS_NAME, VOCABULARY_NAME)
+    return Path(name).is_file() and base not in beside and not base.startswith(_INDEX_PREFIX)
+
+
+def _natural_order(name: str) -> list:
+    """Sort key by which shard 10 comes after shard 9."""
+    digits = "".join(character if character.isdigit() else " " for character in Path(name).name)
+    return [Path(name).parent.as_posix(), [int(number) for number in digits.split()], name]
+
+
+def _write_index(shard: Path, offsets: np.ndarray) -> None:
+    path = index_path(shard)
+    temporary = files.temporary_path(path)
+    with open(temporary, "wb") as stream:
+        np.save(stream, offsets, allow_pickle=False)
+    files.publish(temporary, path)
+
+
+def _scan(shard: str | Path, size: int, flag: str) -> np.ndarray:
+    offsets = [0]
+    with open(shard, "rb") as stream:
+        while offsets[-1] < size:
+            stream.seek(offsets[-1])
+            header = stream.read(_HEADER_BYTES)
+            if len(header) < _HEADER_BYTES:
+                raise CorruptShard(f"--{flag} {shard}: cut off after record {len(offsets) - 1}")
+            length, checksum = _LENGTH_AND_CHECKSUM.unpack(header)
+            if checksum != masked_crc32c(header[:8]) or length > _MAX_RECORD_BYTES:
+                raise CorruptShard(f"--{flag} {shard}: no TFRecord at record {len(offsets) - 1}")
+            offsets.append(offsets[-1] + _FRAME_BYTES + length)
+    if offsets[-1] != size:
+        raise CorruptShard(f"--{flag} {shard}: cut off in record {len(offsets) - 2}")
+    return np.array(offsets, np.int64)
+
+
+def _raise_open_file_limit(wanted: int) -> int:
+    """Files that may be kept open for shards, after asking the system for enough."""
+    reserve = 128
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = 1 << 20
+    if soft != resource.RLIM_INFINITY and soft < wanted + reserve:
+        soft = min(hard, wanted + reserve)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return max(2, min(wanted, (soft if soft > 0 else hard) - reserve))
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited field (wire type 2)."""
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
