@@ -5,11 +5,13 @@
 Casing and accents are recorded beside the vocabulary and picked up by every later program.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 from tqdm import tqdm
@@ -19,6 +21,9 @@ from command_line import UsageError, parse, run_program
 from configuration import VocabularyConfig
 from corpus import Source
 from tokenization import SPECIAL_PIECES, Vocabulary, normalizer
+
+# As many characters as BERT's multilingual trainers keep; rarer ones become [UNK].
+_MAX_ALPHABET = 1000
 
 
 def main() -> int:
@@ -39,29 +44,43 @@ def main() -> int:
 def train_vocabulary(sources: list[Source], config: VocabularyConfig) -> Vocabulary:
     """Count words and merge their most frequent pairs into pieces, special pieces first.
 
+    The same text gives the same vocabulary: the trainer would number the pieces of one character in the
+    order of a hash table, and break ties by those numbers, so they are handed to it in a fixed order.
+
     Raises:
-        UsageError: the corpus has no text, or the vocabulary is too small for its characters.
+        UsageError: the corpus has no text.
     """
+    text_normalizer = normalizer(config.do_lower_case, config.strip_accents)
+    alphabet = _alphabet(sources, text_normalizer, (config.vocab_size - len(SPECIAL_PIECES)) // 2)
+    if not alphabet:
+        raise UsageError(f"--corpus_dir {config.corpus_dir}: an empty corpus, no text to learn from")
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizer(config.do_lower_case, config.strip_accents)
+    tokenizer.normalizer = text_normalizer
     tokenizer.pre_tokenizer = BertPreTokenizer()
     trainer = WordPieceTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=list(SPECIAL_PIECES),
-        # Each character stands twice, as a word's first piece and as a later one.
-        limit_alphabet=max(1, (config.vocab_size - len(SPECIAL_PIECES)) // 4),
+        special_tokens=[*SPECIAL_PIECES, *alphabet, *(f"##{character}" for character in alphabet)],
+        limit_alphabet=len(alphabet),
+        initial_alphabet=alphabet,
         continuing_subword_prefix="##",
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_lines(sources), trainer)
+    tokenizer.train_from_iterator(_lines(sources, "counting words"), trainer)
     ids = tokenizer.get_vocab()
-    if len(ids) == len(SPECIAL_PIECES):
-        raise UsageError(f"--corpus_dir {config.corpus_dir}: an empty corpus, no text to learn from")
-    if len(ids) > config.vocab_size:
-        raise UsageError(f"--vocab_size {config.vocab_size}: too small, the alphabet alone needs {len(ids)}")
     pieces = tuple(sorted(ids, key=ids.__getitem__))
     return Vocabulary(pieces, config.do_lower_case, config.strip_accents)
+
+
+def _alphabet(sources: list[Source], text_normalizer: BertNormalizer, most: int) -> list[str]:
+    """The most frequent characters of the normalised text, in code point order."""
+    counts: Counter[str] = Counter()
+    for line in _lines(sources, "counting characters"):
+        counts.update(text_normalizer.normalize_str(line))
+    for space in [character for character in counts if character.isspace()]:
+        del counts[space]
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))
+    return sorted(frequent[: min(most, _MAX_ALPHABET)])
 
 
 def _usable_sources(sources: list[Source], config: VocabularyConfig) -> list[Source]:
@@ -77,8 +96,8 @@ def _usable_sources(sources: list[Source], config: VocabularyConfig) -> list[Sou
     return usable
 
 
-def _lines(sources: list[Source]) -> Iterator[str]:
-    for source in tqdm(sources, desc="counting words", unit="file", disable=None):
+def _lines(sources: list[Source], purpose: str) -> Iterator[str]:
+    for source in tqdm(sources, desc=purpose, unit="file", disable=None):
         yield from corpus.read_lines(source.path)
 
 
