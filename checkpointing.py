@@ -1,0 +1,185 @@
+"""Save, rotate, verify and restore training state: a checkpoint is complete, or it is not there.
+
+A checkpoint is a folder `<prefix><step>` with model.safetensors, optimizer.safetensors, state.json (which
+holds the SHA-256 of every other file) and copies of the vocabulary's files. It is written in a hidden
+folder, flushed, and renamed. No pickle is ever read.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+import files
+from command_line import RunFailure, UsageError
+
+MODEL_NAME = "model.safetensors"
+OPTIMIZER_NAME = "optimizer.safetensors"
+STATE_NAME = "state.json"
+PHASE_PREFIXES = {1: "ckpt-", 2: "ckpt-p2-"}
+
+Tensors = dict[str, np.ndarray]
+
+
+class CorruptCheckpoint(Exception):
+    """A checkpoint that is incomplete, or a file of which does not have the recorded checksum."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint, read into memory."""
+
+    path: Path
+    model: Tensors
+    optimizer: Tensors
+    state: dict
+
+    @property
+    def step(self) -> int:
+        return self.state["step"]
+
+
+def save(
+    folder: str | Path,
+    prefix: str,
+    step: int,
+    *,
+    model: Mapping[str, np.ndarray],
+    optimizer: Mapping[str, np.ndarray],
+    state: dict,
+    extra_files: Mapping[str, str],
+    keep: int,
+) -> Path:
+    """Write a checkpoint, then delete the oldest ones of the same prefix beyond `keep` (0 keeps all).
+
+    Args:
+        extra_files: text files to put in, by name.
+
+    Raises:
+        OSError: the disk is full, say; older checkpoints are untouched then.
+    """
+    folder = Path(folder)
+    path = folder / f"{prefix}{step}"
+    temporary = files.temporary_path(path)
+    files.remove_leftovers(folder)
+    try:
+        temporary.mkdir()
+        _save_tensors(temporary / MODEL_NAME, model)
+        _save_tensors(temporary / OPTIMIZER_NAME, optimizer)
+        for name, content in extra_files.items():
+            (temporary / name).write_text(content, encoding="utf-8")
+        checksums = {entry.name: files.sha256_of_file(entry) for entry in sorted(temporary.iterdir())}
+        files.write_json(temporary / STATE_NAME, state | {"step": step, "sha256": checksums})
+        files.remove_folder(path)
+        files.publish(temporary, path)
+    finally:
+        files.remove_folder(temporary)
+    if keep:
+        for _, old in list_checkpoints(folder, prefix)[:-keep]:
+            files.remove_folder(old)
+    return path
+
+
+def list_checkpoints(folder: str | Path, prefix: str) -> list[tuple[int, Path]]:
+    """(step, path) of the checkpoints of one phase, oldest first."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)")
+    found = []
+    for entry in Path(folder).glob(f"{prefix}*"):
+        match = pattern.fullmatch(entry.name)
+        if match and entry.is_dir():
+            found.append((int(match.group(1)), entry))
+    return sorted(found)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint and verify every checksum.
+
+    Raises:
+        CorruptCheckpoint: says what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        state = files.read_json(path / STATE_NAME)
+        for name, expected in state["sha256"].items():
+            if files.sha256_of_file(path / name) != expected:
+                raise CorruptCheckpoint(f"{path}: {name} does not have its checksum")
+        return Checkpoint(path, load_file(path / MODEL_NAME), load_file(path / OPTIMIZER_NAME), state)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CorruptCheckpoint(f"{path}: incomplete or damaged ({error})") from None
+
+
+def load_newest(folder: str | Path, prefix: str) -> Checkpoint | None:
+    """The newest checkpoint that is whole; those that are not are named on the way. None if there is none.
+
+    Raises:
+        RunFailure: there are checkpoints, and none of them is whole.
+    """
+    found = list_checkpoints(folder, prefix)
+    for _, path in reversed(found):
+        try:
+            return load(path)
+        except CorruptCheckpoint as error:
+            print(f"warning: {error}; using the one before it", flush=True)
+    if found:
+        raise RunFailure(f"{folder}: none of the {len(found)} checkpoints {prefix}* is whole")
+    return None
+
+
+def newest_path(folder: str | Path) -> Path:
+    """The newest checkpoint of a run, of its second phase where there is one.
+
+    Raises:
+        UsageError: the folder is neither a checkpoint nor holds one.
+    """
+    folder = Path(folder)
+    if (folder / STATE_NAME).is_file():
+        return folder
+    for phase in sorted(PHASE_PREFIXES, reverse=True):
+        for candidate in (folder, folder / "checkpoints"):
+            found = list_checkpoints(candidate, PHASE_PREFIXES[phase])
+            if found:
+                return found[-1][1]
+    raise UsageError(f"{folder}: neither a checkpoint nor a folder of checkpoints")
+
+
+def assign(variables: Mapping, tensors: Tensors, what: str) -> None:
+    """Give variables the values of a checkpoint; each must be there in its shape, and none left over.
+
+    Raises:
+        UsageError: names the first variables that are missing, unexpected or of another shape.
+    """
+    missing = sorted(variables.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - variables.keys())
+    reshaped = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(variable.shape)}"
+        for name, variable in variables.items()
+        if name in tensors and tuple(tensors[name].shape) != tuple(variable.shape)
+    ]
+    problems = [
+        f"{len(names)} {problem}, first {names[0]}"
+        for problem, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", reshaped),
+        )
+        if names
+    ]
+    if problems:
+        raise UsageError(f"{what}: {'; '.join(problems)}")
+    for name, variable in variables.items():
+        variable.assign(tensors[name])
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    # The library reports a full disk as an error of its own; the caller wants the system's.
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        match = re.search(r"os error (\d+)", str(error))
+        if match is None:
+            raise
+        raise OSError(int(match.group(1)), str(error), str(path)) from None

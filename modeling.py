@@ -1,0 +1,276 @@
+"""ELECTRA's networks as Keras layers: embeddings, encoder, and the two pre-training heads.
+
+Hidden states travel as [batch * length, hidden], so that every dense product is one plain matrix product;
+only the attention sees [batch, heads, length, size of a head]. Dropout is stateless: a call is given the
+pair of integers that its masks follow from, or None to run without dropout. Weights are named as in
+Google's checkpoints (electra/encoder/layer_0/attention/self/query/kernel).
+
+The losses and the sampling are in pretraining.py.
+"""
+
+import keras
+import tensorflow as tf
+
+from architecture import ElectraConfig
+from keyed_random import derive_key
+
+# Added to the attention scores of padding: far enough below any score, and finite in float16.
+_PADDING_SCORE = -10000.0
+
+
+def dropout(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None, salt: int) -> tf.Tensor:
+    """Zero a share of the entries and scale up the rest.
+
+    The masks come from 16-bit random integers, half the random numbers of the usual way, so the rate is
+    rounded to a multiple of 2**-16.
+
+    Args:
+        rate: share of zeros.
+        seed: int32 [2], or None for no dropout.
+        salt: sets this place in the model apart from all others.
+    """
+    threshold = round(rate * 65536)
+    if seed is None or threshold == 0:
+        return inputs
+    count = tf.size(inputs)
+    seed = tf.stack([seed[0], tf.bitwise.bitwise_xor(seed[1], salt)])
+    words = tf.random.stateless_uniform([(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.uint32)
+    bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:count], tf.shape(inputs))
+    keep = tf.cast(bits >= tf.constant(threshold, tf.uint16), inputs.dtype)
+    return inputs * (keep * tf.cast(65536 / (65536 - threshold), inputs.dtype))
+
+
+def gelu(inputs: tf.Tensor) -> tf.Tensor:
+    """x * Phi(x) with the exact error function (Hendrycks and Gimpel 2016), as Google's ELECTRA."""
+    return tf.nn.gelu(inputs, approximate=False)
+
+
+class Embeddings(keras.layers.Layer):
+    """Sum of word, position and token-type embeddings, normalised."""
+
+    def __init__(self, config: ElectraConfig, **kwargs):
+        super().__init__(**kwargs)
+        self._config = config
+        self._layer_norm = _layer_norm(config)
+
+    def build(self, input_shape=None):
+        config = self._config
+        width = config.embedding_size
+        self.word_embeddings = self._add_table("word_embeddings", config.vocab_size, width)
+        self.position_embeddings = self._add_table(
+            "position_embeddings", config.max_position_embeddings, width
+        )
+        self.token_type_embeddings = self._add_table("token_type_embeddings", config.type_vocab_size, width)
+        self._layer_norm.build((None, width))
+        self._salt = _salt(self)
+
+    def call(self, input_ids, segment_ids, dropout_seed=None):
+        """input_ids, segment_ids: int [batch, length]. Returns [batch * length, embedding size]."""
+        length = _shape(input_ids)[1]
+        words = tf.gather(self.word_embeddings.value, input_ids)
+        token_types = tf.gather(self.token_type_embeddings.value, segment_ids)
+        embeddings = words + self.position_embeddings.value[:length] + token_types
+        embeddings = tf.reshape(embeddings, [-1, self._config.embedding_size])
+        embeddings = tf.cast(self._layer_norm(embeddings), self.compute_dtype)
+        return dropout(embeddings, self._config.hidden_dropout_prob, dropout_seed, self._salt)
+
+    def _add_table(self, name: str, rows: int, width: int):
+        # Rows are gathered in float32 and cast afterwards: casting the table first would cost its whole size.
+        initializer = _initializer(self._config)
+        return self.add_weight(name=name, shape=(rows, width), initializer=initializer, autocast=False)
+
+
+class SelfAttention(keras.layers.Layer):
+    """Multi-head scaled dot-product self-attention (Vaswani et al. 2017, section 3.2), without its output
+    projection."""
+
+    def __init__(self, config: ElectraConfig, **kwargs):
+        super().__init__(**kwargs)
+        self._config = config
+        self.query = _dense(config.hidden_size, config, "query")
+        self.key = _dense(config.hidden_size, config, "key")
+        self.value = _dense(config.hidden_size, config, "value")
+
+    def build(self, input_shape=None):
+        for projection in (self.query, self.key, self.value):
+            projection.build((None, self._config.hidden_size))
+        self._salt = _salt(self)
+
+    def call(self, hidden, attention_bias, dropout_seed=None):
+        """hidden: [batch * length, hidden]; attention_bias: [batch, 1, 1, length]. Returns as `hidden`."""
+        config = self._config
+        batch, length = _shape(attention_bias)[0], _shape(attention_bias)[3]
+        head_size = config.hidden_size // config.num_attention_heads
+
+        def split_heads(projected):
+            heads = tf.reshape(projected, [batch, length, config.num_attention_heads, head_size])
+            return tf.transpose(heads, [0, 2, 1, 3])
+
+        # Scaling the queries costs less than scaling the scores.
+        query = split_heads(self.query(hidden) * tf.cast(head_size**-0.5, self.compute_dtype))
+        key, value = split_heads(self.key(hidden)), split_heads(self.value(hidden))
+        scores = tf.matmul(query, key, transpose_b=True) + attention_bias
+        weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32)), self.compute_dtype)
+        weights = dropout(weights, config.attention_probs_dropout_prob, dropout_seed, self._salt)
+        context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
+        return tf.reshape(context, [-1, config.hidden_size])
+
+
+class ResidualOutput(keras.layers.Layer):
+    """Dense projection, dropout, residual connection, LayerNorm: the end of both halves of a layer."""
+
+    def __init__(self, config: ElectraConfig, input_size: int, **kwargs):
+        super().__init__(**kwargs)
+        self._config, self._input_size = config, input_size
+        self.dense = _dense(config.hidden_size, config, "dense")
+        self._layer_norm = _layer_norm(config)
+
+    def build(self, input_shape=None):
+        self.dense.build((None, self._input_size))
+        self._layer_norm.build((None, self._config.hidden_size))
+        self._salt = _salt(self)
+
+    def call(self, inputs, residual, dropout_seed=None):
+        projected = dropout(self.dense(inputs), self._config.hidden_dropout_prob, dropout_seed, self._salt)
+        return self._layer_norm(projected + residual)
+
+
+class EncoderLayer(keras.layers.Layer):
+    """Self-attention and feed-forward, each with residual and LayerNorm (post-norm, as in BERT)."""
+
+    def __init__(self, config: ElectraConfig, **kwargs):
+        super().__init__(**kwargs)
+        self._config = config
+        self.self_attention = SelfAttention(config, name="self")
+        self.attention_output = ResidualOutput(config, config.hidden_size, name="output")
+        self.intermediate = _dense(config.intermediate_size, config, "dense")
+        self.feed_forward_output = ResidualOutput(config, config.intermediate_size, name="output")
+
+    def build(self, input_shape=None):
+        with keras.name_scope("attention"):
+            self.self_attention.build()
+            self.attention_output.build()
+        with keras.name_scope("intermediate"):
+            self.intermediate.build((None, self._config.hidden_size))
+        self.feed_forward_output.build()
+
+    def call(self, hidden, attention_bias, dropout_seed=None):
+        context = self.self_attention(hidden, attention_bias, dropout_seed)
+        attended = self.attention_output(context, hidden, dropout_seed)
+        return self.feed_forward_output(gelu(self.intermediate(attended)), attended, dropout_seed)
+
+
+class Encoder(keras.layers.Layer):
+    """Embeddings, their projection where they are narrower than the hidden states, and the layers.
+
+    Args:
+        embeddings: an Embeddings layer of another encoder to share (the generator's is the discriminator's).
+    """
+
+    def __init__(self, config: ElectraConfig, embeddings: Embeddings | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self._owns_embeddings = embeddings is None
+        self.embeddings = Embeddings(config, name="embeddings") if embeddings is None else embeddings
+        self._project = None
+        if config.embedding_size != config.hidden_size:
+            self._project = _dense(config.hidden_size, config, "embeddings_project")
+        self._layers_of_encoder = [
+            EncoderLayer(config, name=f"layer_{number}") for number in range(config.num_hidden_layers)
+        ]
+
+    def build(self, input_shape=None):
+        if self._owns_embeddings:
+            self.embeddings.build()
+        if self._project is not None:
+            self._project.build((None, self.config.embedding_size))
+        with keras.name_scope("encoder"):
+            for layer in self._layers_of_encoder:
+                layer.build()
+
+    def call(self, input_ids, input_mask, segment_ids, dropout_seed=None):
+        """Encode sequences.
+
+        Args:
+            input_ids, input_mask, segment_ids: int [batch, length]; the mask is 1 for tokens, 0 for padding.
+            dropout_seed: int32 [2], or None for no dropout.
+
+        Returns:
+            [batch * length, hidden size].
+        """
+        hidden = self.embeddings(input_ids, segment_ids, dropout_seed)
+        if self._project is not None:
+            hidden = self._project(hidden)
+        padding = 1 - tf.cast(input_mask, tf.float32)
+        attention_bias = tf.cast(padding[:, None, None, :] * _PADDING_SCORE, self.compute_dtype)
+        for layer in self._layers_of_encoder:
+            hidden = layer(hidden, attention_bias, dropout_seed)
+        return hidden
+
+
+class DiscriminatorHead(keras.layers.Layer):
+    """The logit that a token was replaced: dense, gelu, dense to one number."""
+
+    def __init__(self, config: ElectraConfig, **kwargs):
+        super().__init__(**kwargs)
+        self._config = config
+        self.dense = _dense(config.hidden_size, config, "dense")
+        self.dense_prediction = _dense(1, config, "dense_prediction")
+
+    def build(self, input_shape=None):
+        for layer in (self.dense, self.dense_prediction):
+            layer.build((None, self._config.hidden_size))
+
+    def call(self, hidden):
+        """hidden: [tokens, hidden size]. Returns float32 [tokens]."""
+        logits = self.dense_prediction(gelu(self.dense(hidden)))
+        return tf.cast(tf.squeeze(logits, -1), tf.float32)
+
+
+class MaskedLmHead(keras.layers.Layer):
+    """Logits over the vocabulary: dense to the embedding size, gelu, LayerNorm, the tied word table."""
+
+    def __init__(self, config: ElectraConfig, embeddings: Embeddings, **kwargs):
+        super().__init__(**kwargs)
+        self._config = config
+        self._embeddings = embeddings
+        self.dense = _dense(config.embedding_size, config, "dense")
+        self._layer_norm = _layer_norm(config)
+
+    def build(self, input_shape=None):
+        self.dense.build((None, self._config.hidden_size))
+        self._layer_norm.build((None, self._config.embedding_size))
+        self.output_bias = self.add_weight(
+            name="output_bias", shape=(self._config.vocab_size,), initializer="zeros", autocast=False
+        )
+
+    def call(self, hidden):
+        """hidden: [picks, hidden size]. Returns float32 [picks, vocabulary]."""
+        states = self._layer_norm(gelu(self.dense(hidden)))
+        table = tf.cast(self._embeddings.word_embeddings.value, self.compute_dtype)
+        logits = tf.matmul(states, table, transpose_b=True)
+        return tf.cast(logits, tf.float32) + self.output_bias.value
+
+
+def _dense(units: int, config: ElectraConfig, name: str) -> keras.layers.Dense:
+    return keras.layers.Dense(units, kernel_initializer=_initializer(config), name=name)
+
+
+def _initializer(config: ElectraConfig) -> keras.initializers.Initializer:
+    # A new object each time: one initializer gives every weight of a shape the same values.
+    return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+
+
+def _layer_norm(config: ElectraConfig) -> keras.layers.LayerNormalization:
+    return keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name="LayerNorm")
+
+
+def _salt(layer: keras.layers.Layer) -> int:
+    """A number for a layer's dropout that depends on its place in the model alone."""
+    return derive_key("dropout", layer.path) & 0x7FFFFFFF
+
+
+def _shape(tensor: tf.Tensor) -> list:
+    """The dimensions of a tensor: numbers where they are known, else scalar tensors."""
+    dynamic = tf.shape(tensor)
+    return [dynamic[axis] if size is None else size for axis, size in enumerate(tensor.shape)]

@@ -1,0 +1,162 @@
+"""Learning-rate schedules, AdamW and LAMB, with the parameter groups that ELECTRA's recipes use.
+
+The optimizers are plain objects over named variables: their slots go into checkpoints by name, and an update
+is a few fused operations. Accumulation, clipping and loss scaling are the engine's (training.py).
+"""
+
+import abc
+from collections.abc import Callable
+
+import tensorflow as tf
+
+EPSILON = 1e-6
+
+Schedule = Callable[[int], float]
+
+
+def polynomial_decay_after_warmup(
+    learning_rate: float, num_train_steps: int, num_warmup_steps: int, power: float, end_lr: float
+) -> Schedule:
+    """NVIDIA's schedule: linear warm-up, then polynomial decay over the remaining updates.
+
+    The learning rate of an update is a function of the number of updates before it, so the first one has 0.
+    """
+
+    def schedule(step: int) -> float:
+        if step < num_warmup_steps:
+            return learning_rate * step / num_warmup_steps
+        done = min(1.0, (step - num_warmup_steps) / (num_train_steps - num_warmup_steps))
+        return (learning_rate - end_lr) * (1.0 - done) ** power + end_lr
+
+    return schedule
+
+
+def polynomial_decay_times_warmup(
+    learning_rate: float, num_train_steps: int, num_warmup_steps: int, power: float, end_lr: float
+) -> Schedule:
+    """Google's schedule: polynomial decay over all updates, times min(1, step / warm-up)."""
+
+    def schedule(step: int) -> float:
+        done = min(1.0, step / num_train_steps)
+        decayed = (learning_rate - end_lr) * (1.0 - done) ** power + end_lr
+        return decayed * min(1.0, step / num_warmup_steps) if num_warmup_steps else decayed
+
+    return schedule
+
+
+SCHEDULES = {"nvidia": polynomial_decay_after_warmup, "google": polynomial_decay_times_warmup}
+
+
+def is_bias_or_layer_norm(name: str) -> bool:
+    """The parameters without weight decay, and without LAMB's trust ratio under --skip_adaptive."""
+    return name.endswith("bias") or "/LayerNorm/" in name
+
+
+class Optimizer(abc.ABC):
+    """First and second moments of named variables, and one update of all of them.
+
+    Args:
+        variables: float32 variables by name.
+        weight_decay_rate: decoupled weight decay, on all but biases and LayerNorm.
+    """
+
+    def __init__(
+        self, variables: dict[str, tf.Variable], *, beta_1: float, beta_2: float, weight_decay_rate: float
+    ):
+        self._variables = variables
+        self._beta_1, self._beta_2 = beta_1, beta_2
+        self._weight_decay_rate = weight_decay_rate
+        self._m = {name: tf.Variable(tf.zeros_like(value)) for name, value in variables.items()}
+        self._v = {name: tf.Variable(tf.zeros_like(value)) for name, value in variables.items()}
+        self.iterations = tf.Variable(0, dtype=tf.int64)
+
+    def named_variables(self) -> dict[str, tf.Variable]:
+        """The state that a checkpoint must hold."""
+        slots = {f"m/{name}": slot for name, slot in self._m.items()}
+        slots |= {f"v/{name}": slot for name, slot in self._v.items()}
+        return slots | {"iterations": self.iterations}
+
+    def apply(self, gradients: dict[str, tf.Tensor], learning_rate: tf.Tensor) -> None:
+        """One update; `gradients` are dense, by variable name."""
+        self.iterations.assign_add(1)
+        for name, gradient in gradients.items():
+            self._update(name, gradient, learning_rate)
+
+    def _decay_rate(self, name: str) -> float:
+        return 0.0 if is_bias_or_layer_norm(name) else self._weight_decay_rate
+
+    def _corrections(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """1 - beta**t of both moments, in float64: in float32 the first updates would lose four digits."""
+        t = tf.cast(self.iterations, tf.float64)
+        return 1 - tf.pow(tf.constant(self._beta_1, tf.float64), t), 1 - tf.pow(
+            tf.constant(self._beta_2, tf.float64), t
+        )
+
+    @abc.abstractmethod
+    def _update(self, name: str, gradient: tf.Tensor, learning_rate: tf.Tensor) -> None: ...
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): w -= lr * (u + decay * w).
+
+    u = m_hat / (sqrt(v_hat) + eps) with bias correction (NVIDIA's form), or m / (sqrt(v) + eps) without it
+    (Google's).
+    """
+
+    def __init__(self, variables: dict[str, tf.Variable], *, bias_correction: bool = True, **settings):
+        super().__init__(variables, **settings)
+        self._bias_correction = bias_correction
+
+    def _update(self, name, gradient, learning_rate):
+        variable = self._variables[name]
+        decay_rate = self._decay_rate(name)
+        if decay_rate:
+            variable.assign(variable * (1 - learning_rate * decay_rate))
+        step_size, epsilon = learning_rate, tf.constant(EPSILON)
+        if self._bias_correction:
+            # m_hat / (sqrt(v_hat) + eps) = (c2 / c1) * m / (sqrt(v) + c2 * eps), c2 = sqrt(1 - beta_2**t):
+            # so the fused kernel, which knows no corrections of this form, computes it exactly.
+            correction_1, correction_2 = self._corrections()
+            root_2 = tf.sqrt(correction_2)
+            step_size = learning_rate * tf.cast(root_2 / correction_1, tf.float32)
+            epsilon = tf.cast(EPSILON * root_2, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._m[name].handle,
+            v=self._v[name].handle,
+            beta1_power=tf.constant(0.0),
+            beta2_power=tf.constant(0.0),
+            lr=step_size,
+            beta1=tf.constant(self._beta_1, tf.float32),
+            beta2=tf.constant(self._beta_2, tf.float32),
+            epsilon=epsilon,
+            grad=gradient,
+            use_locking=True,
+        )
+
+
+class Lamb(Optimizer):
+    """LAMB (You et al. 2020, algorithm 2): w -= lr * trust * u, u = m_hat / (sqrt(v_hat) + eps) + decay * w.
+
+    trust = |w| / |u| where both are positive, else 1.
+
+    Args:
+        skip_adaptive: trust is 1 for biases and LayerNorm.
+    """
+
+    def __init__(self, variables: dict[str, tf.Variable], *, skip_adaptive: bool = False, **settings):
+        super().__init__(variables, **settings)
+        self._skip_adaptive = skip_adaptive
+
+    def _update(self, name, gradient, learning_rate):
+        variable, m, v = self._variables[name], self._m[name], self._v[name]
+        correction_1, correction_2 = (tf.cast(value, tf.float32) for value in self._corrections())
+        m.assign(self._beta_1 * m + (1 - self._beta_1) * gradient)
+        v.assign(self._beta_2 * v + (1 - self._beta_2) * tf.square(gradient))
+        direction = (m / correction_1) / (tf.sqrt(v / correction_2) + EPSILON)
+        direction += self._decay_rate(name) * variable
+        if not (self._skip_adaptive and is_bias_or_layer_norm(name)):
+            weight_norm, direction_norm = tf.norm(variable), tf.norm(direction)
+            both = (weight_norm > 0) & (direction_norm > 0)
+            direction *= tf.where(both, weight_norm / tf.where(both, direction_norm, 1.0), 1.0)
+        variable.assign_sub(learning_rate * direction)

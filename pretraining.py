@@ -1,0 +1,294 @@
+"""The pre-training objective: generator, sampling, replaced-token detection, losses and metrics.
+
+The model gives, for one micro-batch, its share of the update's loss and the sums that the metrics are made
+of. A loss is divided by the number of picks or tokens of the *whole update*, so k micro-batches add up to
+exactly the loss of one batch k times as large. What is picked and the samples' random numbers come with the
+batch (masking.py).
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from configuration import PretrainingConfig
+from modeling import DiscriminatorHead, Encoder, MaskedLmHead
+
+_EPSILON = 1e-6
+# The AUC is read off a histogram of the logits: bins this fine change it by less than 1e-3.
+_HISTOGRAM_BINS = 2048
+_HISTOGRAM_LIMIT = 12.0
+# Vocabulary entries that are summed before the cumulative sum runs over them.
+_SAMPLING_BLOCK = 128
+
+
+class PretrainingModel(keras.layers.Layer):
+    """Generator and discriminator, trained together (Clark et al. 2020, section 2).
+
+    The discriminator's encoder is `electra`. The objective's options replace the generator: by the same
+    encoder (`untied_generator` off), by uniform samples, or, with `electra_objective` off, the
+    discriminator by plain masked language modelling of `electra`.
+    """
+
+    def __init__(self, config: PretrainingConfig, vocabulary_size: int):
+        super().__init__(name="pretraining")
+        self._config = config
+        self.discriminator_config = config.discriminator(vocabulary_size)
+        self.generator_config = config.generator(vocabulary_size)
+        self.electra = Encoder(self.discriminator_config, name="electra")
+        self.discriminator_head = None
+        self.generator = None
+        self.masked_lm_head = None
+        if config.electra_objective:
+            self.discriminator_head = DiscriminatorHead(
+                self.discriminator_config, name="discriminator_predictions"
+            )
+        if config.electra_objective and config.untied_generator and not config.uniform_generator:
+            shared = None if config.untied_generator_embeddings else self.electra.embeddings
+            self.generator = Encoder(self.generator_config, shared, name="generator")
+        if not config.uniform_generator:
+            head_encoder = self.masked_lm_encoder
+            self.masked_lm_head = MaskedLmHead(
+                head_encoder.config, head_encoder.embeddings, name="generator_predictions"
+            )
+
+    @property
+    def masked_lm_encoder(self) -> Encoder:
+        """The encoder under the masked-LM head: the generator's own, else the discriminator's."""
+        return self.electra if self.generator is None else self.generator
+
+    def build(self, input_shape=None):
+        for part in (self.electra, self.discriminator_head, self.generator, self.masked_lm_head):
+            if part is not None:
+                part.build()
+
+    def named_variables(self) -> dict[str, tf.Variable]:
+        """Every weight by its name in Google's checkpoints (electra/…, generator/…, …_predictions/…)."""
+        prefix = f"{self.name}/"
+        return {variable.path.removeprefix(prefix): variable.value for variable in self.trainable_variables}
+
+    def call(self, batch, normalizers, dropout_seed=None):
+        """The loss of a micro-batch and its metric sums.
+
+        Args:
+            batch: what masking.mask_batch returns, as tensors.
+            normalizers: "picks" and "tokens", float32: how many the whole update has.
+            dropout_seed: int32 [2], or None for no dropout.
+
+        Returns:
+            loss: float32 scalar, this micro-batch's part of
+                gen_weight * sum(w * nll) / (sum(w) + 1e-6)
+                + disc_weight * sum(mask * bce) / (sum(mask) + 1e-6).
+            sums: float64 tensors by name, to be added over micro-batches and workers (see `metrics`).
+        """
+        loss = tf.constant(0.0)
+        sums = _count_sums(batch)
+        if self.masked_lm_head is not None:
+            logits = self._masked_lm_logits(batch, dropout_seed)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                tf.reshape(batch["masked_lm_ids"], [-1]), logits
+            )
+            weights = tf.reshape(batch["masked_lm_weights"], [-1])
+            loss += (
+                self._config.gen_weight * tf.reduce_sum(weights * losses) / (normalizers["picks"] + _EPSILON)
+            )
+            sums |= _masked_lm_sums(batch, logits, losses, weights)
+            logits = tf.stop_gradient(logits)
+        if self.discriminator_head is not None:
+            samples = self._sample(batch, None if self.masked_lm_head is None else logits)
+            corrupted = _put_samples(batch, samples)
+            hidden = self.electra(corrupted, batch["input_mask"], batch["segment_ids"], dropout_seed)
+            replaced = tf.reshape(tf.cast(corrupted != batch["input_ids"], tf.float32), [-1])
+            token_weights = tf.reshape(tf.cast(batch["input_mask"], tf.float32), [-1])
+            logits = self.discriminator_head(hidden)
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=replaced, logits=logits)
+            token_loss = tf.reduce_sum(token_weights * losses) / (normalizers["tokens"] + _EPSILON)
+            loss += self._config.disc_weight * token_loss
+            sums |= _sample_sums(batch, samples)
+            sums |= _discriminator_sums(logits, losses, replaced, token_weights)
+        return loss, sums
+
+    def _masked_lm_logits(self, batch, dropout_seed) -> tf.Tensor:
+        """float32 [batch * picks, vocabulary]: the head sees the picked positions alone."""
+        hidden = self.masked_lm_encoder(
+            batch["masked_input_ids"],
+            batch["input_mask"],
+            batch["segment_ids"],
+            # Another seed than the discriminator's, for the case that both are one encoder.
+            None if dropout_seed is None else tf.bitwise.invert(dropout_seed),
+        )
+        return self.masked_lm_head(tf.gather(hidden, _flat_positions(batch)))
+
+    def _sample(self, batch, logits: tf.Tensor | None) -> tf.Tensor:
+        """int32 [batch * picks]: a token for each pick."""
+        uniforms = tf.reshape(batch["sample_uniforms"], [-1])
+        if logits is None:
+            vocabulary_size = self.discriminator_config.vocab_size
+            return tf.minimum(tf.cast(uniforms * float(vocabulary_size), tf.int32), vocabulary_size - 1)
+        logits /= self._config.temperature
+        if self._config.disallow_correct:
+            rows = tf.range(tf.shape(logits)[0])
+            originals = tf.stack([rows, tf.reshape(batch["masked_lm_ids"], [-1])], axis=1)
+            logits = tf.tensor_scatter_nd_update(logits, originals, tf.fill(tf.shape(rows), logits.dtype.min))
+        return sample_by_inverse_cdf(logits, uniforms)
+
+
+def sample_by_inverse_cdf(logits: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
+    """Draw from softmax(logits) by one uniform number each: the first entry whose cumulative sum exceeds it.
+
+    Blocks of entries are summed first, so the cumulative sums are short: quicker, and with less rounding,
+    than one over the whole vocabulary. An entry of probability zero is never drawn.
+
+    Args:
+        logits: float32 [draws, entries]. uniforms: float32 [draws] in [0, 1).
+
+    Returns:
+        int32 [draws].
+    """
+    entries = logits.shape[1]
+    padding = -entries % _SAMPLING_BLOCK
+    probabilities = tf.pad(tf.nn.softmax(logits), [[0, 0], [0, padding]])
+    blocks = tf.reshape(probabilities, [-1, (entries + padding) // _SAMPLING_BLOCK, _SAMPLING_BLOCK])
+    block_ends = tf.cumsum(tf.reduce_sum(blocks, axis=2), axis=1)
+    targets = _below_total(uniforms * block_ends[:, -1], block_ends)
+    block = _first_exceeding(block_ends, targets)
+    block_starts = tf.pad(block_ends[:, :-1], [[0, 0], [1, 0]])
+    ends = tf.cumsum(tf.gather(blocks, block, batch_dims=1), axis=1)
+    targets = _below_total(targets - tf.gather(block_starts, block, batch_dims=1), ends)
+    return block * _SAMPLING_BLOCK + _first_exceeding(ends, targets)
+
+
+def _below_total(targets: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
+    """Keep rounding from lifting a target to the total, which no entry exceeds."""
+    return tf.clip_by_value(targets, 0.0, ends[:, -1] * (1 - 2**-22))
+
+
+def _first_exceeding(ends: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(ends <= targets[:, None], tf.int32), axis=1)
+
+
+def _flat_positions(batch) -> tf.Tensor:
+    """int32 [batch * picks]: the picks' rows in hidden states of [batch * length]."""
+    count, length = tf.shape(batch["input_ids"])[0], tf.shape(batch["input_ids"])[1]
+    return tf.reshape(batch["masked_lm_positions"] + (tf.range(count) * length)[:, None], [-1])
+
+
+def _put_samples(batch, samples: tf.Tensor) -> tf.Tensor:
+    """int32 [batch, length]: the original text with the samples at the picked positions."""
+    is_pick = tf.reshape(batch["masked_lm_weights"], [-1]) > 0
+    # Where there is no pick the position is 0, and its own token is written there again.
+    values = tf.where(is_pick, samples, tf.reshape(batch["masked_lm_ids"], [-1]))
+    flat = tf.reshape(batch["input_ids"], [-1])
+    flat = tf.tensor_scatter_nd_update(flat, _flat_positions(batch)[:, None], values)
+    return tf.reshape(flat, tf.shape(batch["input_ids"]))
+
+
+# ------------------------------------------------------------------------------------------- metric sums
+
+
+def _total(values: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(values, tf.float64))
+
+
+def _count_sums(batch) -> dict[str, tf.Tensor]:
+    return {
+        "sequences": _total(tf.reduce_max(batch["input_mask"], axis=1)),
+        "tokens": _total(batch["input_mask"]),
+        "picks": _total(batch["masked_lm_weights"]),
+    }
+
+
+def _masked_lm_sums(batch, logits, losses, weights) -> dict[str, tf.Tensor]:
+    correct = tf.cast(
+        tf.argmax(logits, axis=1, output_type=tf.int32) == tf.reshape(batch["masked_lm_ids"], [-1]),
+        tf.float32,
+    )
+    is_mask = tf.reshape(batch["masked_lm_is_mask"], [-1])
+    return {
+        "masked_lm_loss": _total(weights * losses),
+        "masked_lm_correct": _total(weights * correct),
+        "mask_tokens": _total(is_mask),
+        "mask_token_loss": _total(is_mask * losses),
+        "mask_token_correct": _total(is_mask * correct),
+    }
+
+
+def _sample_sums(batch, samples) -> dict[str, tf.Tensor]:
+    unchanged = tf.cast(samples == tf.reshape(batch["masked_lm_ids"], [-1]), tf.float32)
+    return {"sampled_correct": _total(tf.reshape(batch["masked_lm_weights"], [-1]) * unchanged)}
+
+
+def _discriminator_sums(logits, losses, replaced, token_weights) -> dict[str, tf.Tensor]:
+    predicted = tf.cast(logits > 0, tf.float32)
+    scaled = (logits + _HISTOGRAM_LIMIT) * (_HISTOGRAM_BINS / (2 * _HISTOGRAM_LIMIT))
+    bins = tf.cast(tf.clip_by_value(scaled, 0.0, _HISTOGRAM_BINS - 1.0), tf.int32)
+    weights = tf.cast(
+        tf.stack([token_weights * replaced, token_weights * (1 - replaced)], axis=1), tf.float64
+    )
+    return {
+        "disc_loss": _total(token_weights * losses),
+        "disc_correct": _total(token_weights * tf.cast(predicted == replaced, tf.float32)),
+        "disc_replaced": _total(token_weights * replaced),
+        "disc_predicted": _total(token_weights * predicted),
+        "disc_true_positive": _total(token_weights * predicted * replaced),
+        "disc_histogram": tf.math.unsorted_segment_sum(weights, bins, _HISTOGRAM_BINS),
+    }
+
+
+def metrics(sums: dict[str, np.ndarray], config: PretrainingConfig) -> dict[str, float]:
+    """The logged metrics from sums over any number of micro-batches and workers, in NVIDIA's names.
+
+    Keys that contain "accuracy" are in percent, losses in nats, the others shares between 0 and 1.
+    """
+    values: dict[str, float] = {"total_loss": 0.0}
+    if "masked_lm_loss" in sums:
+        values["masked_lm_accuracy"] = 100 * _ratio(sums["masked_lm_correct"], sums["picks"])
+        values["masked_lm_loss"] = _ratio(sums["masked_lm_loss"], sums["picks"])
+        values["total_loss"] += config.gen_weight * values["masked_lm_loss"]
+    if "disc_loss" in sums:
+        values["sampled_masked_lm_accuracy"] = 100 * _ratio(sums["sampled_correct"], sums["picks"])
+        values["disc_loss"] = _ratio(sums["disc_loss"], sums["tokens"])
+        values["disc_auc"] = area_under_curve(sums["disc_histogram"])
+        values["disc_accuracy"] = 100 * _ratio(sums["disc_correct"], sums["tokens"])
+        values["disc_precision"] = _ratio(sums["disc_true_positive"], sums["disc_predicted"])
+        values["disc_recall"] = _ratio(sums["disc_true_positive"], sums["disc_replaced"])
+        values["total_loss"] += config.disc_weight * values["disc_loss"]
+    return values
+
+
+def held_out_metrics(sums: dict[str, np.ndarray], config: PretrainingConfig) -> dict[str, float]:
+    """`metrics`, and what held-out text is judged by.
+
+    `masked_lm_loss_masked_only` leaves out the 15 % of the picks that kept their token, where copying is
+    enough; `unigram_cross_entropy` is the loss of a model that knows word frequencies alone, on the same
+    tokens; `disc_majority_accuracy` is the accuracy of calling every token original (or every one replaced).
+    """
+    values = metrics(sums, config)
+    if "masked_lm_loss" in sums:
+        values["masked_lm_loss_masked_only"] = _ratio(sums["mask_token_loss"], sums["mask_tokens"])
+        values["masked_lm_accuracy_masked_only"] = 100 * _ratio(
+            sums["mask_token_correct"], sums["mask_tokens"]
+        )
+        values["unigram_cross_entropy"] = _ratio(sums["unigram_loss"], sums["mask_tokens"])
+    if "disc_loss" in sums:
+        replaced = _ratio(sums["disc_replaced"], sums["tokens"])
+        values["disc_majority_accuracy"] = 100 * max(replaced, 1 - replaced)
+    return values | {"tokens": float(sums["tokens"]), "sequences": float(sums["sequences"])}
+
+
+def area_under_curve(histogram: np.ndarray) -> float:
+    """ROC AUC from counts by score: the share of (replaced, original) pairs in the right order.
+
+    Args:
+        histogram: [bins, 2], the weights of replaced and of original tokens, by rising logit. Pairs within
+            a bin count one half. Without both kinds the area is undefined, and 0.5 is returned.
+    """
+    replaced, original = histogram[:, 0], histogram[:, 1]
+    pairs = replaced.sum() * original.sum()
+    if pairs == 0:
+        return 0.5
+    original_below = np.cumsum(original) - original
+    return float((replaced * (original_below + original / 2)).sum() / pairs)
+
+
+def _ratio(numerator, denominator) -> float:
+    return float(numerator) / float(denominator) if denominator else 0.0

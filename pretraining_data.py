@@ -1,0 +1,172 @@
+"""Shards -> the batches of pre-training and of its held-out evaluation, read, checked and masked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from batching import BatchShape, ExampleOrder, UpdateData, data_update, prefetch
+from keyed_random import derive_key, draw_bits
+from masking import MaskingRule, mask_batch
+from tfrecords import TOKEN_COUNTS_NAME, CorruptShard, Shards, parse_examples
+from tokenization import Vocabulary
+
+# Held-out text is masked alike in every run, so that runs compare.
+_HELD_OUT_SEED = 20_200_323
+_UNIGRAM_SAMPLE = 20_000
+
+
+class PretrainingData:
+    """Gives the data of any update."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        order: ExampleOrder,
+        shape: BatchShape,
+        rule: MaskingRule,
+        *,
+        max_seq_length: int,
+        vocabulary_size: int,
+        seed: int,
+        skipped: list[tuple[int, int]],
+    ):
+        self._shards, self._order, self._shape, self._rule = shards, order, shape, rule
+        self._max_seq_length, self._vocabulary_size = max_seq_length, vocabulary_size
+        self._key = derive_key(seed, "masks and samples")
+        self._skipped = skipped
+
+    def update(self, number: int) -> UpdateData:
+        """The micro-batches of update `number`, from 1, masked.
+
+        Raises:
+            CorruptShard: a damaged record, one of another length, or ids outside the vocabulary.
+        """
+        positions = self._shape.positions(data_update(number, self._skipped))
+        micro_batches = [self._micro_batch(part) for part in positions]
+        picks = sum(batch["masked_lm_weights"].sum(dtype=np.float64) for batch in micro_batches)
+        tokens = sum(int(batch["input_mask"].sum()) for batch in micro_batches)
+        return UpdateData(
+            number=number,
+            micro_batches=micro_batches,
+            normalizers={"picks": np.float32(picks), "tokens": np.float32(tokens)},
+            sequences=self._shape.sequences * self._shape.accumulation_steps,
+            tokens=tokens,
+            origin=lambda: self.describe(number),
+        )
+
+    def examples(self, number: int) -> list[tuple[str, int]]:
+        """(shard, record) of each sequence of an update, in order."""
+        positions = np.concatenate(self._shape.positions(data_update(number, self._skipped)))
+        return [self._shards.locate(int(example)) for example in self._order(positions)]
+
+    def describe(self, number: int) -> str:
+        """The shards and records of an update, in one line."""
+        records: dict[str, list[int]] = {}
+        for shard, record in self.examples(number):
+            records.setdefault(shard, []).append(record)
+        return "; ".join(
+            f"{shard} records {', '.join(map(str, sorted(numbers)))}" for shard, numbers in records.items()
+        )
+
+    def from_update(self, first: int) -> Iterator[UpdateData]:
+        """Updates from `first` on, read ahead by one thread."""
+        return prefetch(self.update, first)
+
+    def _micro_batch(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        examples = read_examples(
+            self._shards, self._order(positions), self._max_seq_length, self._vocabulary_size
+        )
+        return mask_batch(examples, draw_bits(self._key, positions), self._rule)
+
+
+class HeldOutData:
+    """The batches of a held-out set, in the order of the files, always masked the same way.
+
+    Args:
+        rule: with the 15 % of every held-out evaluation.
+        unigram_log_probabilities: float64 [vocabulary], for the unigram cross-entropy.
+        most_batches: evaluate no more than these; 0 is all.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        rule: MaskingRule,
+        *,
+        max_seq_length: int,
+        batch_size: int,
+        most_batches: int,
+        unigram_log_probabilities: np.ndarray,
+    ):
+        self._shards, self._rule = shards, rule
+        self._max_seq_length, self._batch_size = max_seq_length, batch_size
+        self._unigram_log_probabilities = unigram_log_probabilities
+        self._key = derive_key(_HELD_OUT_SEED, "masks and samples")
+        batches = -(-len(shards) // batch_size)
+        self.batches = min(batches, most_batches) if most_batches else batches
+
+    def batch(self, number: int) -> tuple[dict[str, np.ndarray], float]:
+        """Batch `number`, from 0, filled up with empty sequences, and its [MASK] tokens' unigram loss."""
+        first = number * self._batch_size
+        positions = np.arange(first, min(first + self._batch_size, len(self._shards)))
+        vocabulary_size = len(self._unigram_log_probabilities)
+        examples = read_examples(self._shards, positions, self._max_seq_length, vocabulary_size)
+        missing = self._batch_size - len(positions)
+        examples = {name: np.pad(values, [(0, missing), (0, 0)]) for name, values in examples.items()}
+        keys = draw_bits(self._key, np.arange(first, first + self._batch_size))
+        batch = mask_batch(examples, keys, self._rule)
+        predicted = batch["masked_lm_ids"][batch["masked_lm_is_mask"] > 0]
+        return batch, float(-self._unigram_log_probabilities[predicted].sum())
+
+
+def read_examples(
+    shards: Shards, examples: np.ndarray, max_seq_length: int, vocabulary_size: int
+) -> dict[str, np.ndarray]:
+    """Read and check examples: int32 [count, max_seq_length] by feature.
+
+    Raises:
+        CorruptShard: names the shard and record that is damaged or does not fit the run.
+    """
+    payloads = [shards.read(int(example)) for example in examples]
+    try:
+        arrays = parse_examples(payloads, max_seq_length)
+    except ValueError:
+        for example, payload in zip(examples, payloads, strict=True):
+            try:
+                parse_examples([payload], max_seq_length)
+            except ValueError as error:
+                shard, record = shards.locate(int(example))
+                raise CorruptShard(
+                    f"--max_seq_length {max_seq_length}: record {record} of {shard} does not fit ({error})"
+                ) from None
+        raise
+    wrong = ((arrays["input_ids"] < 0) | (arrays["input_ids"] >= vocabulary_size)).any(axis=1)
+    if wrong.any():
+        shard, record = shards.locate(int(examples[np.argmax(wrong)]))
+        raise CorruptShard(
+            f"--vocab_file: record {record} of {shard} has ids outside a vocabulary of {vocabulary_size}"
+        )
+    return arrays
+
+
+def unigram_log_probabilities(shards: Shards, vocabulary: Vocabulary, max_seq_length: int) -> np.ndarray:
+    """Log frequency of each token in the training data, add-one smoothed: float64 [vocabulary].
+
+    Counted from the token counts beside the shards, else from the first 20,000 examples. Tokens that are
+    never picked have no share.
+    """
+    counts = np.zeros(vocabulary.size, np.float64)
+    recorded = [Path(path).parent / TOKEN_COUNTS_NAME for path in shards.paths]
+    if all(path.exists() for path in set(recorded)):
+        for path in set(recorded):
+            counts += np.load(path, allow_pickle=False)
+    else:
+        for first in range(0, min(len(shards), _UNIGRAM_SAMPLE), 1000):
+            sample = np.arange(first, min(first + 1000, len(shards)))
+            arrays = read_examples(shards, sample, max_seq_length, vocabulary.size)
+            counts += np.bincount(arrays["input_ids"][arrays["input_mask"] > 0], minlength=vocabulary.size)
+    counts += 1
+    counts[[vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id]] = 0
+    with np.errstate(divide="ignore"):
+        return np.log(counts / counts.sum())

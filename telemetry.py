@@ -1,0 +1,161 @@
+"""What a run says: DLLogger lines, TensorBoard scalars, the progress bar, throughput and time left.
+
+The DLLogger file has NVIDIA's format and keys, so that readers of its logs need no change; the library
+itself is not on the package index. Lines are appended, never truncated: a resumed run goes on in its file.
+"""
+
+import datetime
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+# Units that NVIDIA's programs declare, and ours in the same manner.
+UNITS = {
+    "training_sequences_per_second": "sequences/s",
+    "final_loss": None,
+    "e2e_train_time": "s",
+    "train_perf": "sequences/s",
+    "tokens_per_second": "tokens/s",
+}
+
+
+class DllLog:
+    """Writes events as DLLogger does: `DLLL {json}` lines to a file, `DLL …` lines to standard output."""
+
+    def __init__(self, path: str | Path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        self._start = time.time()
+
+    def metadata(self, metric: str, metadata: Mapping) -> None:
+        """Declare a metric, its unit for one."""
+        self._write({"type": "METADATA", "metric": metric, "metadata": dict(metadata)})
+
+    def log(self, step: tuple | str, data: Mapping) -> None:
+        """Record values of a step: (update,), () for a summary, or "PARAMETER"."""
+        self._write(
+            {"type": "LOG", "step": step if isinstance(step, str) else list(step), "data": dict(data)}
+        )
+        shown = " ".join(
+            f"{name} : {_shown(value)} {UNITS.get(name) or ''}".rstrip() for name, value in data.items()
+        )
+        tqdm.write(f"DLL {datetime.datetime.now()} - {_step_text(step)} {shown}")
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _write(self, event: dict) -> None:
+        now = time.time()
+        stamps = {
+            "timestamp": str(now),
+            "datetime": str(datetime.datetime.fromtimestamp(now)),
+            "elapsedtime": str(now - self._start),
+        }
+        self._stream.write("DLLL " + json.dumps(stamps | event) + "\n")
+        self._stream.flush()
+
+
+class TensorBoardLog:
+    """Scalars in <log_dir>/<time>/train_<rank>_of_<world>, NVIDIA's place."""
+
+    def __init__(self, log_dir: str | Path, rank: int, size: int):
+        import tensorflow as tf
+
+        self._tf = tf
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        self._writer = tf.summary.create_file_writer(str(Path(log_dir) / stamp / f"train_{rank}_of_{size}"))
+
+    def log(self, step: int, data: Mapping[str, float]) -> None:
+        with self._writer.as_default(step=step):
+            for name, value in data.items():
+                self._tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Meter:
+    """Throughput of whole updates, data included, and the time left.
+
+    The first update since the start traces and compiles and is left out of every rate. Evaluations and
+    checkpoints are not training and are left out of the throughput, but count for the time left.
+    """
+
+    def __init__(self, remaining_updates: int):
+        self._remaining = remaining_updates
+        self._window = _Rates()
+        self._total = _Rates()
+        self._after_first = None
+
+    def update_done(self, seconds: float, waited: float, sequences: int, tokens: int) -> None:
+        """Count an update that took `seconds`, `waited` of them for its data."""
+        self._remaining -= 1
+        if self._after_first is None:
+            self._after_first = time.monotonic()
+            return
+        for rates in (self._window, self._total):
+            rates.add(seconds, waited, sequences, tokens)
+
+    def window(self) -> dict[str, float]:
+        """Rates since the last call; empty when no update was timed since."""
+        rates, self._window = self._window, _Rates()
+        if not rates.updates:
+            return {}
+        return {
+            "train_perf": rates.sequences / rates.seconds,
+            "tokens_per_second": rates.tokens / rates.seconds,
+            "data_wait": rates.waited / rates.seconds,
+        }
+
+    def sequences_per_second(self) -> float:
+        """Over all timed updates since the start; 0 without any."""
+        return self._total.sequences / self._total.seconds if self._total.updates else 0.0
+
+    def seconds_left(self) -> float | None:
+        """Until the last update, at the pace since the first one; None before there is a pace."""
+        if not self._total.updates:
+            return None
+        pace = (time.monotonic() - self._after_first) / self._total.updates
+        return pace * self._remaining
+
+
+class _Rates:
+    def __init__(self):
+        self.updates = self.sequences = self.tokens = 0
+        self.seconds = self.waited = 0.0
+
+    def add(self, seconds: float, waited: float, sequences: int, tokens: int) -> None:
+        self.updates += 1
+        self.seconds += seconds
+        self.waited += waited
+        self.sequences += sequences
+        self.tokens += tokens
+
+
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds as people write them; a question mark for an unknown time."""
+    return "?" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
+
+
+def read_dll_log(path: str | Path) -> list[dict]:
+    """The events of a DLLogger file, in order; a line cut off by a kill is left out."""
+    events = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        if line.startswith("DLLL "):
+            try:
+                events.append(json.loads(line.removeprefix("DLLL ")))
+            except ValueError:
+                continue
+    return events
+
+
+def _shown(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _step_text(step: tuple[int, ...]) -> str:
+    return f"Training Iteration: {step[0]}" if step else ""
