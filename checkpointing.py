@@ -177,7 +177,7 @@ def assign(variables: Mapping, tensors: Tensors, what: str) -> None:
 def _save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     # The library reports a full disk as an error of its own; the caller wants the system's.
     try:
-        save_file(dict(tensors), path)
+        save_file({name: np.asarray(tensor) for name, tensor in tensors.items()}, path)
     except SafetensorError as error:
         match = re.search(r"os error (\d+)", str(error))
         if match is None:

@@ -6,11 +6,10 @@ itself is not on the package index. Lines are appended, never truncated: a resum
 
 import datetime
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-
-from tqdm import tqdm
 
 # Units that NVIDIA's programs declare, and ours in the same manner.
 UNITS = {
@@ -23,7 +22,7 @@ UNITS = {
 
 
 class DllLog:
-    """Writes events as DLLogger does: `DLLL {json}` lines to a file, `DLL …` lines to standard output."""
+    """Writes events as DLLogger does: `DLLL {json}` lines to a file, `DLL …` lines to redirected output."""
 
     def __init__(self, path: str | Path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -34,15 +33,17 @@ class DllLog:
         """Declare a metric, its unit for one."""
         self._write({"type": "METADATA", "metric": metric, "metadata": dict(metadata)})
 
-    def log(self, step: tuple | str, data: Mapping) -> None:
-        """Record values of a step: (update,), () for a summary, or "PARAMETER"."""
-        self._write(
-            {"type": "LOG", "step": step if isinstance(step, str) else list(step), "data": dict(data)}
-        )
-        shown = " ".join(
-            f"{name} : {_shown(value)} {UNITS.get(name) or ''}".rstrip() for name, value in data.items()
-        )
-        tqdm.write(f"DLL {datetime.datetime.now()} - {_step_text(step)} {shown}")
+    def parameter(self, data: Mapping) -> None:
+        """Record settings and versions, in the file alone."""
+        self._write({"type": "LOG", "step": "PARAMETER", "data": dict(data)})
+
+    def log(self, step: tuple[int, ...], data: Mapping) -> None:
+        """Record values of a step: (update,), or () for a summary."""
+        self._write({"type": "LOG", "step": list(step), "data": dict(data)})
+        # A person at a terminal has the progress bar and the program's own lines.
+        if not sys.stdout.isatty():
+            values = (f"{name} : {_shown(data[name])} {UNITS.get(name) or ''}".rstrip() for name in data)
+            print(f"DLL {datetime.datetime.now()} - {_step_text(step)} {' '.join(values)}", flush=True)
 
     def close(self) -> None:
         self._stream.close()

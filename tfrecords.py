@@ -12,6 +12,8 @@ import bisect
 import collections
 import contextlib
 import glob
+import hashlib
+import json
 import mmap
 import resource
 import struct
@@ -134,15 +136,19 @@ def find_shards(patterns: str, flag: str) -> list[str]:
     A folder stands for the shards in it. `flag` is named when a glob matches nothing.
     """
     shards: list[str] = []
-    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        names = glob.glob(f"{pattern}/*tfrecord*" if Path(pattern).is_dir() else pattern)
-        matches = sorted((name for name in names if _is_shard(name)), key=_natural_order)
+    for pattern in _split_patterns(patterns):
+        matches = _matches(pattern)
         if not matches:
             raise UsageError(f"--{flag} {pattern}: no such file")
         shards.extend(matches)
     if not shards:
         raise UsageError(f"--{flag} {patterns!r}: names no file")
     return shards
+
+
+def any_shard(patterns: str) -> bool:
+    """Whether comma-separated globs match any shard."""
+    return any(_matches(pattern) for pattern in _split_patterns(patterns))
 
 
 def shard_name(number: int, count: int) -> str:
@@ -168,6 +174,19 @@ class Shards:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the shards' names, sizes and order: of what a run reads, wherever it lies."""
+        described = [[Path(path).name, Path(path).stat().st_size] for path in self.paths]
+        return hashlib.sha256(json.dumps(described).encode("utf-8")).hexdigest()
+
+    def first_examples(self) -> dict[str, int]:
+        """The number of the first example of each shard that holds any."""
+        firsts: dict[str, int] = {}
+        for number, path in enumerate(self.paths):
+            if self._starts[number] < self._starts[number + 1]:
+                firsts.setdefault(path, int(self._starts[number]))
+        return firsts
 
     def locate(self, example: int) -> tuple[str, int]:
         """The shard and the record number in it of an example."""
@@ -262,6 +281,15 @@ def read_manifest(folder: str | Path) -> dict | None:
     """A data folder's manifest, None where there is none (shards of another tool)."""
     path = Path(folder) / MANIFEST_NAME
     return files.read_json(path) if path.exists() else None
+
+
+def _split_patterns(patterns: str) -> list[str]:
+    return [part.strip() for part in patterns.split(",") if part.strip()]
+
+
+def _matches(pattern: str) -> list[str]:
+    names = glob.glob(f"{pattern}/*tfrecord*" if Path(pattern).is_dir() else pattern)
+    return sorted((name for name in names if _is_shard(name)), key=_natural_order)
 
 
 def _is_shard(name: str) -> bool:

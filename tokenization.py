@@ -7,6 +7,7 @@ is recorded beside it, under Hugging Face's name and keys, so that every later p
 import dataclasses
 import functools
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +77,18 @@ class Vocabulary:
             "mask_token": "[MASK]",
         }
 
+    def files(self) -> dict[str, str]:
+        """The contents of vocab.txt and tokenizer_config.json, by name."""
+        return {
+            "vocab.txt": "".join(f"{piece}\n" for piece in self.pieces),
+            "tokenizer_config.json": json.dumps(self.tokenizer_config(), indent=2) + "\n",
+        }
+
     def save(self, path: str | Path) -> None:
         """Write the pieces to `path` and the options beside it."""
-        path = Path(path)
-        files.write_text(path, "".join(piece + "\n" for piece in self.pieces))
-        files.write_json(options_path(path), self.tokenizer_config())
+        contents = self.files()
+        files.write_text(path, contents["vocab.txt"])
+        files.write_text(options_path(path), contents["tokenizer_config.json"])
 
 
 def normalizer(do_lower_case: bool, strip_accents: bool | None) -> BertNormalizer:

@@ -100,7 +100,7 @@ class Engine:
         self._finish = tf.function(self._finish_update, jit_compile=jit_compile)
 
     def update(self, data: UpdateData, learning_rate: float, stop: "StopSignal") -> UpdateResult | None:
-        """Run one update, applied if its gradient is finite; None when a signal cut it short."""
+        """One update, applied if its gradient is finite; None when a signal cut it short."""
         loss, sums = tf.constant(0.0), None
         scale = tf.constant(self.loss_scale.value, tf.float32)
         for micro_step, batch in enumerate(data.micro_batches):
@@ -164,7 +164,7 @@ def add_sums(left: Mapping, right: Mapping) -> dict:
 
 
 class StopSignal:
-    """Remembers SIGTERM and Ctrl-C, so that the loop can stop between updates and save; a second one kills."""
+    """Remembers SIGTERM and Ctrl-C, so that the loop can stop and save; a second one kills."""
 
     def __init__(self):
         self.exit_code = 0
@@ -178,7 +178,10 @@ class StopSignal:
 
 @dataclass
 class LoopPlan:
-    """When the loop does what. Updates are counted over the whole training; 0 means never."""
+    """When the loop does what. Updates are counted over the whole training; 0 means never.
+
+    The last update is logged and saved whatever its number.
+    """
 
     first_update: int
     last_update: int
@@ -226,11 +229,11 @@ def run_loop(
     plan: LoopPlan,
     hooks: Hooks,
     stop: StopSignal,
-) -> tuple[int, Meter, dict[str, tf.Tensor]]:
+) -> tuple[int, Meter]:
     """Train from `plan.first_update` to its end, or until a signal comes.
 
     Returns:
-        The number of updates done, the throughput, and the metric sums since the last log line.
+        The number of updates done, and the throughput.
 
     Raises:
         RunFailure: a loss or gradient that is not finite, with the data it came from; nothing is saved then.
@@ -253,7 +256,7 @@ def run_loop(
         progress.sums = add_sums(progress.sums, result.sums) if progress.sums else result.sums
         progress.skipped += not result.applied
         hooks.progress(done, result)
-        if done % plan.log_every == 0:
+        if done % plan.log_every == 0 or done == plan.stop_after:
             hooks.log(done, _window(progress, result, learning_rate, engine, meter))
             progress = _Progress()
         if plan.evaluate_every and done % plan.evaluate_every == 0:
@@ -263,7 +266,7 @@ def run_loop(
             saved = done
     if saved != done and plan.save_every:
         hooks.save(done)
-    return done, meter, progress.sums
+    return done, meter
 
 
 def _window(

@@ -29,7 +29,12 @@ Tensors = dict[str, np.ndarray]
 _DISCRIMINATOR_PREFIXES = ("electra/", "discriminator_predictions/")
 _MASKED_LM_PREFIXES = ("generator/", "generator_predictions/")
 _OUTPUT_BIAS = "generator_predictions/output_bias"
-_WORD_TABLE = "electra.embeddings.word_embeddings.weight"
+# Tied to the word table, and buffers that older versions of transformers stored.
+_NOT_WEIGHTS = (
+    "generator_lm_head.weight",
+    "electra.embeddings.position_ids",
+    "electra.embeddings.token_type_ids",
+)
 
 
 @dataclass
@@ -52,7 +57,7 @@ class InitialWeights:
 
 
 def huggingface_name(name: str) -> str:
-    """Hugging Face's name of one of our weights within its own network (both encoders are `electra` there)."""
+    """Hugging Face's name of one of our weights in its own network (both encoders are `electra` there)."""
     if name == _OUTPUT_BIAS:
         return "generator_lm_head.bias"
     dotted = re.sub(r"\blayer_(\d+)", r"layer.\1", re.sub(r"^generator/", "electra/", name)).replace("/", ".")
@@ -220,7 +225,8 @@ def _read_folder(folder: Path) -> tuple[dict, Tensors]:
         tensors = load_file(folder / WEIGHTS_NAME)
     except SafetensorError as error:
         raise UsageError(f"{flag}: {WEIGHTS_NAME} is damaged ({error})") from None
-    return settings, {_canonical_name(name): tensor for name, tensor in tensors.items()}
+    named = {_canonical_name(name): tensor for name, tensor in tensors.items()}
+    return settings, {name: tensor for name, tensor in named.items() if name not in _NOT_WEIGHTS}
 
 
 def _canonical_name(name: str) -> str:

@@ -15,5 +15,20 @@ def split_sentences(paragraph: str) -> list[str]:
     Runs of white space become one space; joined with spaces, the sentences give back the paragraph's text up
     to white space.
     """
-    sentences = sentencex.segment("en", " ".join(paragraph.split()))
-    return [stripped for sentence in sentences if (stripped := sentence.strip())]
+    sentences: list[str] = []
+    for part in sentencex.segment("en", " ".join(paragraph.split())):
+        sentence = part.strip()
+        if sentences and not (_has_word(sentences[-1]) and _can_start(sentence)):
+            sentences[-1] = f"{sentences[-1]} {sentence}".rstrip()
+        elif sentence:
+            sentences.append(sentence)
+    return sentences
+
+
+def _can_start(sentence: str) -> bool:
+    """Not a lower-case word: after "Bufo spp." or "Yahoo!" the sentence goes on."""
+    return _has_word(sentence) and not sentence[0].islower()
+
+
+def _has_word(sentence: str) -> bool:
+    return any(character.isalnum() for character in sentence)

@@ -1,39 +1,30 @@
 """A Wikipedia XML dump -> plain text, one sentence a line, a blank line between articles.
 
-    python data/wikipedia_extraction.py enwiki-latest-pages-articles.xml.bz2 --output_dir data/extracted/wikipedia
+    python data/wikipedia_extraction.py enwiki-latest-pages-articles.xml.bz2 --output_dir data/extracted/wiki
 
 Writes <output_dir>/wiki_00000.txt and so on, about 10 MB each, documents.jsonl (an article's title, its file,
-its place there, its characters) and last extraction.json (the dump's SHA-256, the counts, the settings). The
-articles are in the dump's order and the bytes do not depend on the number of processes.
-
-The markup is parsed by mwparserfromhell; what decides on how a node reads as text is here, and so are the
-repairs for what the parser cannot see: cut-off markup, and the holes that dropped templates leave behind.
-The wording of templates is English Wikipedia's. Nothing is downloaded here.
+its place there, its characters) and, last, extraction.json (the dump's SHA-256, the counts, the settings).
+The articles are in the dump's order and the bytes do not depend on the number of processes. How markup reads
+as text is wikitext.py's; nothing is downloaded here.
 """
 
 import bz2
-import concurrent.futures
 import contextlib
-import html
 import importlib.metadata
 import itertools
 import json
 import multiprocessing
-import os
 import re
 import signal
 import sys
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-import mwparserfromhell
-from mwparserfromhell import nodes
-from mwparserfromhell.wikicode import Wikicode
 from tqdm import tqdm
 
 # Run by its path, Python looks for modules beside this file only.
@@ -41,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import files
 from command_line import RunFailure, UsageError, option, parse, require, run_program
+from data import wikitext
 from data.sentences import split_sentences
 
 RECORD_NAME = "extraction.json"
@@ -49,8 +41,13 @@ DOCUMENTS_NAME = "documents.jsonl"
 _FILE_BYTES = 10_000_000
 _CHUNK_CHARACTERS = 400_000
 _READ_BYTES = 1 << 16
-_MIN_PARAGRAPH_WORDS = 3
-_MIN_LIST_ITEM_WORDS = 6
+
+_REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
+_DISAMBIGUATION = re.compile(
+    r"\{\{ ?(?:[^{}|\n]{0,60}\bdisambig(?:uation)?(?:[ _]cleanup|[ _]page)?|dab|disamb|hndis|geodis|numberdis"
+    r"|mathdab|roaddis|schooldis|hospitaldis|mil-unit-dis)\s*(?:\||\}\})|__DISAMBIG__",
+    re.IGNORECASE,
+)
 
 
 @dataclass
@@ -58,7 +55,10 @@ class WikipediaExtractionConfig:
     """Settings of data/wikipedia_extraction.py."""
 
     dump: str = option(
-        MISSING, "pages-articles dump, .xml or .xml.bz2 (told by its first bytes)", group="input", positional=True
+        MISSING,
+        "pages-articles dump, .xml or .xml.bz2 (told by its first bytes)",
+        group="input",
+        positional=True,
     )
     output_dir: str = option(MISSING, "folder of the text files", group="output")
     num_processes: int = option(1, "worker processes; the output does not depend on it", group="work")
@@ -105,18 +105,18 @@ def main() -> int:
         print(f"{output}: complete already, nothing to do")
         return 0
     output.mkdir(parents=True, exist_ok=True)
+    tally, writer = Tally(), DocumentWriter(output)
     with _held_folder(output), _pool(config.num_processes) as pool:
         _remove_partial_output(output)
-        tally = Tally()
-        with DocumentWriter(output) as writer:
-            for title, sentences in _extract(pool, dump, config.num_processes, tally):
-                writer.write(title, sentences)
+        for title, sentences in _extract(pool, dump, config.num_processes, tally):
+            writer.write(title, sentences)
+        writer.close()
         files.write_json(output / RECORD_NAME, _record(identity, tally, writer))
     if tally.fault:
-        raise DamagedDump(f"{tally.fault}; the {tally.articles:,} articles before it are in {output}")
+        raise DamagedDump(f"{tally.fault}; the {tally.articles:,} articles before that are in {output}")
     print(
-        f"{output}: {tally.articles:,} articles, {writer.characters:,} characters in {writer.files} files; left "
-        f"out {tally.redirects:,} redirects, {tally.disambiguations:,} disambiguations, "
+        f"{output}: {tally.articles:,} articles, {writer.characters:,} characters in {writer.files} files; "
+        f"left out {tally.redirects:,} redirects, {tally.disambiguations:,} disambiguations, "
         f"{tally.other_namespaces:,} pages of other namespaces, {tally.without_text:,} without text and "
         f"{len(tally.failed):,} that failed"
     )
@@ -188,201 +188,204 @@ def _page(element: ElementTree.Element) -> Page:
     )
 
 
-_REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
-_DISAMBIGUATION = re.compile(
-    r"\{\{\s*(?:[^{}|\n]*\bdisambig(?:uation)?(?:[ _]cleanup|[ _]page)?|dab|disamb|dmbox|hndis|geodis|numberdis"
-    r"|mathdab|roaddis|schooldis|hospitaldis|mil-unit-dis)\s*(?:\||\}\})|__DISAMBIG__",
-    re.IGNORECASE,
-)
-
-
 def is_disambiguation(page: Page) -> bool:
     """Whether a page only lists the articles that its title may mean."""
     return page.title.endswith("(disambiguation)") or bool(_DISAMBIGUATION.search(page.wikitext))
 
 
-# ----------------------------------------------------------------------------- markup -> paragraphs (in workers)
-
-_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-# Formulas that read as text; the others leave _HOLE, and a sentence with a hole is dropped.
-_SIMPLE_FORMULA = re.compile(r"<math[^<>]*>\s*([\w\s+=,.()-]{1,40}?)\s*</math\s*>")
-_HOLE = "\ufffc"
-_DROPPED_ELEMENTS = (
-    "ref|references|math|chem|ce|gallery|table|timeline|score|hiero|imagemap|syntaxhighlight|source|pre|graph"
-    "|mapframe|maplink|templatestyles|includeonly|inputbox|categorytree|indicator|section"
-)
-_ELEMENT_EDGE = re.compile(rf"<(/?)({_DROPPED_ELEMENTS})\b[^<>]*?(/?)>", re.IGNORECASE)
-_TABLE_EDGE = re.compile(r"^[ \t:*#;]*(?:(\{\|)|\|\}(?!\}))", re.MULTILINE)
-_HEADING = re.compile(r"^(={1,6})[ \t]*([^\n]+?)[ \t]*\1[ \t]*$", re.MULTILINE)
-_DROPPED_SECTIONS = frozenset(
-    "references|external links|see also|further reading|notes|bibliography|footnotes|citations|sources"
-    "|works cited|cited sources|general references|notes and references|references and notes|endnotes"
-    "|notes and citations|citations and notes|select bibliography|selected bibliography|gallery|image gallery"
-    "|filmography|discography|selected filmography|selected discography|primary sources|secondary sources"
-    "|references and further reading|external links and references|references and sources".split("|")
-)
-
-_DROPPED_LINK_NAMESPACES = frozenset({"file", "image", "media", "category"})
-_INTERLANGUAGE_PREFIX = re.compile(r"(?:[a-z]{2,3}|simple)(?:-[a-z]+)*:")
-_BLOCK_TAGS = frozenset("p div blockquote center li ol ul dl dd dt poem tr td".split())
-_DROPPED_TAGS = frozenset([*_DROPPED_ELEMENTS.split("|"), "h1", "h2", "h3", "h4", "h5", "h6"])
-_SUPERSCRIPTS = str.maketrans("0123456789+-\u2212n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ")
-_LIST_MARKERS = "*#:;"
+# --------------------------------------------------------------------------------------------------- text
 
 
-def wikitext_to_text(wikitext: str) -> list[str]:
-    """The paragraphs of an article as plain text, in order: prose, quotations and list items that say something.
-
-    Left out are headings, tables, galleries, files, references, formulas, categories, templates other than
-    those that stand for words, and the sections that list sources and links.
-    """
-    wikitext = _COMMENT.sub("", wikitext)
-    wikitext = _SIMPLE_FORMULA.sub(r"\1", wikitext)
-    wikitext = _cut(wikitext, _dropped_elements(wikitext))
-    wikitext = _cut(wikitext, _tables(wikitext))
-    code = mwparserfromhell.parse("\n\n".join(_kept_sections(wikitext)), skip_style_tags=True)
+def wikitext_to_text(text: str) -> list[str]:
+    """The paragraphs of an article as plain text, in order; sentences that lost a formula are left out."""
     paragraphs = []
-    for is_list_item, block in _blocks(_render(code)):
-        paragraph = _repair(block)
-        if _HOLE in paragraph:
-            whole = [sentence for sentence in split_sentences(paragraph) if _HOLE not in sentence]
-            paragraph = " ".join(whole)
-        words = paragraph.count(" ") + 1
-        if words >= (_MIN_LIST_ITEM_WORDS if is_list_item else _MIN_PARAGRAPH_WORDS):
+    for paragraph in wikitext.wikitext_to_paragraphs(text):
+        if wikitext.HOLE in paragraph:
+            sentences = split_sentences(paragraph)
+            paragraph = " ".join(sentence for sentence in sentences if wikitext.HOLE not in sentence)
+        if paragraph:
             paragraphs.append(paragraph)
     return paragraphs
 
 
-def _cut(text: str, regions: Iterable[tuple[int, int, str]]) -> str:
-    """The text with regions (begin, end, replacement), in order and apart, replaced."""
-    pieces, position = [], 0
-    for begin, end, replacement in regions:
-        pieces += (text[position:begin], replacement)
-        position = end
-    pieces.append(text[position:])
-    return "".join(pieces)
+# ------------------------------------------------------------------------------------------------ program
 
 
-def _dropped_elements(text: str) -> list[tuple[int, int, str]]:
-    """Where elements such as <ref> and <math> stand; of an unbalanced one only the tag itself."""
-    opened: dict[str, list[re.Match]] = defaultdict(list)
-    regions: list[tuple[int, int, str]] = []
-    for edge in _ELEMENT_EDGE.finditer(text):
-        closes, name, is_empty = edge[1], edge[2].lower(), edge[3]
-        if not closes and not is_empty:
-            opened[name].append(edge)
-        elif closes and opened[name]:
-            regions.append((opened[name].pop().start(), edge.end(), _HOLE if name == "math" else ""))
-        else:
-            regions.append((*edge.span(), ""))
-    regions += [(*edge.span(), "") for edges in opened.values() for edge in edges]
-    return _outermost(regions)
+class DocumentWriter:
+    """Writes articles, in order, into text files of about 10 MB; each is complete under its name or absent."""
+
+    def __init__(self, folder: Path):
+        self.files = self.characters = 0
+        self._folder = folder
+        self._entries_path = files.temporary_path(folder / DOCUMENTS_NAME)
+        self._texts: list[bytes] = []
+        self._entries: list[str] = []
+        self._bytes = 0
+
+    def write(self, title: str, sentences: list[str]) -> None:
+        """Add an article."""
+        text = "".join(sentence + "\n" for sentence in sentences)
+        entry = {
+            "title": title,
+            "file": self._path().name,
+            "index": len(self._texts),
+            "characters": len(text),
+        }
+        self._texts.append(text.encode("utf-8"))
+        self._entries.append(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._bytes += len(self._texts[-1])
+        self.characters += len(text)
+        if self._bytes >= _FILE_BYTES:
+            self._write_file()
+
+    def close(self) -> None:
+        """Write what is left, and the list of all articles."""
+        self._write_file()
+        files.publish(self._entries_path, self._folder / DOCUMENTS_NAME)
+
+    def _path(self) -> Path:
+        return self._folder / f"wiki_{self.files:05d}.txt"
+
+    def _write_file(self) -> None:
+        if self._texts:
+            files.write_bytes(self._path(), b"\n".join(self._texts))
+            self.files += 1
+        with open(self._entries_path, "a", encoding="utf-8") as stream:
+            stream.writelines(self._entries)
+        self._texts, self._entries, self._bytes = [], [], 0
 
 
-def _tables(text: str) -> list[tuple[int, int, str]]:
-    """Where {| tables |} stand; one that is never closed ends at the next heading."""
-    opened: list[int] = []
-    regions: list[tuple[int, int, str]] = []
-    for edge in _TABLE_EDGE.finditer(text):
-        if edge[1]:
-            opened.append(edge.start())
-        elif opened:
-            regions.append((opened.pop(), edge.end(), "\n"))
-    for begin in opened:
-        heading = _HEADING.search(text, begin)
-        regions.append((begin, heading.start() if heading else len(text), "\n"))
-    return _outermost(regions)
-
-
-def _outermost(regions: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    kept: list[tuple[int, int, str]] = []
-    for region in sorted(regions, key=lambda region: (region[0], -region[1])):
-        if not kept or region[0] >= kept[-1][1]:
-            kept.append(region)
-    return kept
-
-
-def _kept_sections(wikitext: str) -> Iterator[str]:
-    """The text under each heading, without those that list sources and links and what is under them."""
-    position, dropped_level = 0, 7
-    for heading in itertools.chain(_HEADING.finditer(wikitext), [None]):
-        if dropped_level == 7:
-            yield wikitext[position : heading.start() if heading else None]
-        if heading is None:
+def _extract(
+    pool: ProcessPoolExecutor, dump: Path, num_processes: int, tally: Tally
+) -> Iterator[tuple[str, list[str]]]:
+    """(title, sentences) of each article that has text, in the dump's order; counts go into `tally`."""
+    running: deque[tuple[list[Page], Future]] = deque()
+    for chunk in itertools.chain(_read_chunks(dump, tally), itertools.repeat(None)):
+        if chunk is not None:
+            running.append((chunk, pool.submit(_sentences_of_pages, [page.wikitext for page in chunk])))
+        elif not running:
             return
-        position, level = heading.end(), len(heading[1])
-        if level <= dropped_level:
-            title = heading[2].strip(" '=:").casefold()
-            dropped_level = level if title in _DROPPED_SECTIONS else 7
+        if chunk is None or len(running) > 2 * num_processes:
+            pages, future = running.popleft()
+            for page, outcome in zip(pages, future.result(), strict=True):
+                if isinstance(outcome, str):
+                    tally.failed.append({"title": page.title, "error": outcome})
+                elif outcome:
+                    tally.articles += 1
+                    yield page.title, outcome
+                else:
+                    tally.without_text += 1
 
 
-def _render(code: Wikicode | None) -> str:
-    """Parsed markup as text; line starts still carry their list markers."""
-    if code is None:
-        return ""
-    return "".join([_RENDERERS[type(node)](node) for node in code.nodes])
+def _read_chunks(dump: Path, tally: Tally) -> Iterator[list[Page]]:
+    """Articles in chunks of a worker's size; a fault of the dump ends them and goes into `tally`."""
+    chunk: list[Page] = []
+    characters = 0
+    size = dump.stat().st_size
+    with tqdm(total=size, desc="dump to text", unit="B", unit_scale=True, disable=None) as progress:
+        try:
+            for page in iterate_pages(dump, progress.update):
+                tally.pages += 1
+                if page.namespace != 0:
+                    tally.other_namespaces += 1
+                elif page.is_redirect:
+                    tally.redirects += 1
+                elif is_disambiguation(page):
+                    tally.disambiguations += 1
+                else:
+                    chunk.append(page)
+                    characters += len(page.wikitext)
+                if characters >= _CHUNK_CHARACTERS:
+                    yield chunk
+                    chunk, characters = [], 0
+        except DamagedDump as error:
+            tally.fault = str(error)
+    if chunk:
+        yield chunk
 
 
-def _render_link(link: nodes.Wikilink) -> str:
-    title = _render(link.title).strip()
-    namespace, colon, _ = title.partition(":")
-    if colon and namespace.strip().lower() in _DROPPED_LINK_NAMESPACES:
-        return ""
-    if link.text is None and _INTERLANGUAGE_PREFIX.match(title):
-        return ""
-    return title.removeprefix(":") if link.text is None else _render(link.text)
+def _sentences_of_pages(pages: list[str]) -> list[list[str] | str]:
+    """The sentences of each article's wikitext, or what went wrong with it."""
+    outcomes: list[list[str] | str] = []
+    for page in pages:
+        try:
+            paragraphs = wikitext_to_text(page)
+            outcomes.append([sentence for part in paragraphs for sentence in split_sentences(part)])
+        except Exception as error:
+            # Among millions of pages some defeat any parser; one of them must not end a run of hours.
+            outcomes.append(f"{type(error).__name__}: {error}")
+    return outcomes
 
 
-def _render_external_link(link: nodes.ExternalLink) -> str:
-    return _render(link.title) if link.brackets else ""
+@contextlib.contextmanager
+def _pool(num_processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes; an error or interrupt cancels what has not started."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_ignore_interrupts)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise RunFailure("a worker process died (out of memory?); run the command again") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _render_tag(tag: nodes.Tag) -> str:
-    if tag.wiki_markup is not None:
-        markup = str(tag.wiki_markup)
-        return "\n\n" if markup.startswith("----") else markup if markup in _LIST_MARKERS else ""
-    name = str(tag.tag).strip().lower()
-    if name in _DROPPED_TAGS:
-        return ""
-    if name in ("br", "hr"):
-        return " "
-    text = _render(tag.contents)
-    if name in _BLOCK_TAGS:
-        return f"\n\n{text}\n\n"
-    if name == "sup":
-        raised = text.strip().translate(_SUPERSCRIPTS)
-        return raised if not raised.isascii() else text
-    return text
+def _ignore_interrupts() -> None:
+    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-# Templates that stand for a sign.
-_SIGN_TEMPLATES = {
-    "'": "'",
-    "'s": "'s",
-    "=": "=",
-    "!": "|",
-    "pi": "π",
-    "nbsp": " ",
-    "spaces": " ",
-    "ndash": "–",
-    "en dash": "–",
-    "mdash": "—",
-    "em dash": "—",
-    "snd": " – ",
-    "snds": " – ",
-    "spnd": " – ",
-    "spaced ndash": " – ",
-    "spaced en dash": " – ",
-}
-# Templates around words: which positional argument holds them, -1 for the last one.
-_WORD_TEMPLATES = {
-    **dict.fromkeys("lang rtl-lang script bibleref rquote".split(), 2),
-    **dict.fromkeys(("transl", "transliteration"), -1),
-    **dict.fromkeys(
-        "nowrap nobr nobold small smaller big large larger sc smallcaps sub sup abbr tooltip unicode linktext "
-        "angbr angle nq nihongo math mvar ipa ill w formatnum val center bq".split(),
-        1,
-    ),
-    **dict.fromkeys(("angle bracket", "interlanguage link"), 1),
-    **dict.fromkeys(("quote", "cquote", "blockquote", "quotation", "centered pull quote"), 1),
-}
+@contextlib.contextmanager
+def _held_folder(output: Path) -> Iterator[None]:
+    try:
+        with files.lock_folder(output):
+            yield
+    except BlockingIOError as error:
+        raise UsageError(f"--output_dir {output}: {error}") from None
+    (output / ".lock").unlink(missing_ok=True)
+
+
+def _is_complete(output: Path, identity: dict) -> bool:
+    """Whether this dump's text is there already; another dump's must not be overwritten."""
+    path = output / RECORD_NAME
+    if not path.exists():
+        return False
+    record = files.read_json(path)
+    if not record["complete"] or record["files"] != len(_text_files(output)):
+        return False
+    if record["dump"]["sha256"] != identity["sha256"]:
+        name = record["dump"]["name"]
+        raise UsageError(f"--output_dir {output}: holds the text of another dump, {name}; give a new folder")
+    return True
+
+
+def _text_files(output: Path) -> list[Path]:
+    return list(output.glob("wiki_[0-9][0-9][0-9][0-9][0-9].txt"))
+
+
+def _remove_partial_output(output: Path) -> None:
+    files.remove_leftovers(output)
+    for path in (output / RECORD_NAME, output / DOCUMENTS_NAME, *_text_files(output)):
+        path.unlink(missing_ok=True)
+
+
+def _record(identity: dict, tally: Tally, writer: DocumentWriter) -> dict:
+    """What stands in extraction.json: all that decides on the text, and what became of the pages."""
+    return {
+        "complete": tally.fault is None,
+        "dump": identity,
+        **asdict(tally),
+        "characters": writer.characters,
+        "files": writer.files,
+        "settings": {
+            "file_bytes": _FILE_BYTES,
+            "min_paragraph_words": wikitext.MIN_PARAGRAPH_WORDS,
+            "min_list_item_words": wikitext.MIN_LIST_ITEM_WORDS,
+            "min_list_phrase_words": wikitext.MIN_LIST_PHRASE_WORDS,
+            **{name: importlib.metadata.version(name) for name in ("mwparserfromhell", "sentencex")},
+        },
+    }
+
+
+if __name__ == "__main__":
+    run_program(main)
