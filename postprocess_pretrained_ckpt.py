@@ -1,6 +1,6 @@
 """A pre-training checkpoint -> Hugging Face folders of its discriminator and generator.
 
-    python postprocess_pretrained_ckpt.py --pretrained_checkpoint results/models/first --output_dir exports/first
+    python postprocess_pretrained_ckpt.py --pretrained_checkpoint results/models/a --output_dir exports/a
 
 The architectures and the vocabulary are the checkpoint's own. A run without a generator (uniform samples)
 gives a discriminator alone; one by masked LM alone gives its encoder as `discriminator`, without a head.

@@ -1,6 +1,6 @@
 """One pre-training run: the model, its start, the loop, held-out evaluation, checkpoints and logs.
 
-run_pretraining.py has checked the flags and opened the inputs; here TensorFlow comes in.
+The flags and the inputs have been checked (pretraining_inputs.py); here TensorFlow comes in.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from tqdm import tqdm
 import checkpointing
 import files
 import weight_conversion
-from batching import BatchShape, ExampleOrder
+from batching import ExampleOrder
 from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
@@ -23,6 +23,7 @@ from masking import MaskingRule
 from optimization import SCHEDULES, AdamW, Lamb, Optimizer
 from pretraining import PretrainingModel, held_out_metrics, metrics
 from pretraining_data import HeldOutData, PretrainingData, unigram_log_probabilities
+from pretraining_inputs import Inputs, Start, batch_shape, meaning
 from telemetry import UNITS, DllLog, Meter, TensorBoardLog, duration
 from tfrecords import example_length
 from training import Engine, Hooks, LoopPlan, StopSignal, UpdateResult, Window, add_sums, run_loop
@@ -37,31 +38,9 @@ _SHOWN_HELD_OUT = (
     "eval_disc_accuracy",
     "eval_disc_auc",
 )
-# Settings that change what is being trained or the order of what it sees. The learning rate, its schedule and
-# the number of updates may be changed on a restart.
-_MEANING = (
-    "seed",
-    "max_seq_length",
-    "shuffle_block_size",
-    "mask_prob",
-    "disc_weight",
-    "gen_weight",
-    "temperature",
-    "electra_objective",
-    "uniform_generator",
-    "untied_generator",
-    "untied_generator_embeddings",
-    "disallow_correct",
-    "optimizer",
-    "opt_beta_1",
-    "opt_beta_2",
-    "weight_decay_rate",
-    "adam_bias_correction",
-    "skip_adaptive",
-)
 
 
-def train(config: PretrainingConfig, inputs, start, workers: Workers) -> int:
+def train(config: PretrainingConfig, inputs: Inputs, start: Start, workers: Workers) -> int:
     """Train to the end, or until a signal; returns the exit code."""
     stop = StopSignal()
     run = PretrainingRun(config, inputs, workers)
@@ -72,7 +51,7 @@ def train(config: PretrainingConfig, inputs, start, workers: Workers) -> int:
     return run.train(stop)
 
 
-def evaluate_only(config: PretrainingConfig, inputs, start, workers: Workers) -> int:
+def evaluate_only(config: PretrainingConfig, inputs: Inputs, start: Start, workers: Workers) -> int:
     """Evaluate the restored, initial or random weights on the held-out shards and print the table."""
     run = PretrainingRun(config, inputs, workers)
     run.start(start)
@@ -83,10 +62,9 @@ def evaluate_only(config: PretrainingConfig, inputs, start, workers: Workers) ->
     return 0
 
 
-def show_update(config: PretrainingConfig, inputs, start, workers: Workers) -> int:
+def show_update(config: PretrainingConfig, inputs: Inputs, start: Start, workers: Workers) -> int:
     """Print the sequences of update --show_update: where each comes from, its tokens, picks in brackets."""
-    skipped = _merge_skipped(config, start.checkpoint if start and not start.new_phase else None)
-    data = _training_data(config, inputs, workers, skipped)
+    data = _training_data(config, inputs, workers, start.skipped_updates)
     update = data.update(config.show_update)
     places = data.examples(config.show_update)
     pieces = np.array(inputs.vocabulary.pieces, dtype=object)
@@ -110,7 +88,7 @@ def show_update(config: PretrainingConfig, inputs, start, workers: Workers) -> i
 class PretrainingRun:
     """The parts of a run and their state."""
 
-    def __init__(self, config: PretrainingConfig, inputs, workers: Workers):
+    def __init__(self, config: PretrainingConfig, inputs: Inputs, workers: Workers):
         self._config, self._inputs, self._workers = config, inputs, workers
         self._vocabulary = inputs.vocabulary
         _check_example_lengths(config, inputs)
@@ -131,7 +109,7 @@ class PretrainingRun:
         )
         self._evaluate_batch = tf.function(self._model, jit_compile=config.xla)
         self._held_out = _held_out_data(config, inputs)
-        self._skipped: list[tuple[int, int]] = config.skipped_ranges()
+        self._skipped: list[tuple[int, int]] = []
         self._started = time.time()
         self._last_metrics: dict[str, float] = {}
         self.done = 0
@@ -142,9 +120,10 @@ class PretrainingRun:
 
     # -------------------------------------------------------------------------------------------- start
 
-    def start(self, start) -> None:
+    def start(self, start: Start) -> None:
         """Give the weights their first values: from a checkpoint, from initial weights, or random ones."""
         config = self._config
+        self._skipped, self.done = start.skipped_updates, start.step
         if start.checkpoint is not None and start.new_phase:
             self._start_second_phase(start.checkpoint)
         elif start.checkpoint is not None:
@@ -155,16 +134,12 @@ class PretrainingRun:
             print("starting from random weights")
 
     def _resume(self, checkpoint: Checkpoint) -> None:
-        self._check_configuration(checkpoint, self._meaning())
         checkpointing.assign(self._variables, checkpoint.model, str(checkpoint.path))
         checkpointing.assign(self._optimizer.named_variables(), checkpoint.optimizer, str(checkpoint.path))
         self._engine.loss_scale.restore(checkpoint.state["loss_scale"])
-        self._skipped = _merge_skipped(self._config, checkpoint)
-        self.done = checkpoint.step
         print(f"going on from {checkpoint.path}, update {self.done}")
 
     def _start_second_phase(self, checkpoint: Checkpoint) -> None:
-        self._check_configuration(checkpoint, self._architecture())
         checkpointing.assign(self._variables, checkpoint.model, str(checkpoint.path))
         if self._config.phase2_keep_moments:
             moments = checkpoint.optimizer | {"iterations": np.int64(0)}
@@ -191,39 +166,6 @@ class PretrainingRun:
                 print(f"  {title}: {_abridged(names)}")
         for remark in initial.remarks:
             print(f"  note: {remark}")
-
-    def _architecture(self) -> dict:
-        """What a checkpoint's weights must agree in to fit this model."""
-        parts = {"": self._model.discriminator_config, "generator ": self._model.generator_config}
-        values = {
-            prefix + name: value
-            for prefix, architecture in parts.items()
-            for name, value in dataclasses.asdict(architecture).items()
-        }
-        return values | {"vocabulary_sha256": self._vocabulary.sha256}
-
-    def _meaning(self) -> dict:
-        """What must be equal for a restart to go on with the same training."""
-        config = self._config
-        shape = _batch_shape(config, self._workers)
-        values = {name: getattr(config, name) for name in _MEANING}
-        values |= self._architecture()
-        values["global_batch_size"] = shape.global_batch_size
-        values["pretrain_tfrecords"] = self._inputs.training.fingerprint()
-        return values
-
-    def _check_configuration(self, checkpoint: Checkpoint, now: dict) -> None:
-        before = checkpoint.state["meaning"]
-        differing = [name for name in now if name in before and before[name] != now[name]]
-        if not differing:
-            return
-        listed = ", ".join(f"{name} {_short(before[name])} -> {_short(now[name])}" for name in differing)
-        if not self._config.allow_config_change:
-            raise UsageError(
-                f"--restore_checkpoint {checkpoint.path}: made with other settings: {listed} "
-                "(--allow_config_change goes on all the same)"
-            )
-        print(f"note: settings differ from the checkpoint's: {listed}")
 
     # -------------------------------------------------------------------------------------------- train
 
@@ -292,7 +234,7 @@ class PretrainingRun:
         if window.skipped_updates:
             record["skipped_updates"] = window.skipped_updates
         record |= {name: value for name, value in window.rates.items() if name != "train_perf"}
-        shape = _batch_shape(self._config, self._workers)
+        shape = batch_shape(self._config, self._workers)
         record["epoch"] = step * shape.global_batch_size / len(self._inputs.training)
         self._dll.log((step,), record)
         self._tensorboard.log(step, record)
@@ -308,12 +250,12 @@ class PretrainingRun:
         state = {
             "phase": config.phase,
             "config": dataclasses.asdict(config),
-            "meaning": self._meaning(),
+            "meaning": meaning(config, self._inputs, self._workers),
             "discriminator": dataclasses.asdict(self._model.discriminator_config),
             "generator": dataclasses.asdict(self._model.generator_config),
             "loss_scale": self._engine.loss_scale.state(),
             "skip_updates": self._skipped,
-            "workers": dataclasses.asdict(_batch_shape(config, self._workers)),
+            "workers": dataclasses.asdict(batch_shape(config, self._workers)),
             "tensorflow": tf.__version__,
         }
         path = checkpointing.save(
@@ -343,7 +285,7 @@ class PretrainingRun:
         self._dll.parameter({"TENSORFLOW_VERSION": tf.__version__, "KERAS_VERSION": keras.__version__})
 
     def _print_arithmetic(self) -> None:
-        config, shape = self._config, _batch_shape(self._config, self._workers)
+        config, shape = self._config, batch_shape(self._config, self._workers)
         count, examples = shape.global_batch_size, len(self._inputs.training)
         total = count * config.num_train_steps
         print(
@@ -406,19 +348,13 @@ def _optimizer(config: PretrainingConfig, variables: dict[str, tf.Variable]) -> 
     return AdamW(variables, bias_correction=config.adam_bias_correction, **settings)
 
 
-def _batch_shape(config: PretrainingConfig, workers: Workers) -> BatchShape:
-    return BatchShape(
-        config.train_batch_size, config.accumulation_steps(workers.size), workers.size, workers.rank
-    )
-
-
 def _training_data(
-    config: PretrainingConfig, inputs, workers: Workers, skipped: list[tuple[int, int]]
+    config: PretrainingConfig, inputs: Inputs, workers: Workers, skipped: list[tuple[int, int]]
 ) -> PretrainingData:
     return PretrainingData(
         inputs.training,
         ExampleOrder(len(inputs.training), config.seed, config.shuffle_block_size),
-        _batch_shape(config, workers),
+        batch_shape(config, workers),
         MaskingRule.of(inputs.vocabulary, config.mask_prob, config.max_predictions()),
         max_seq_length=config.max_seq_length,
         vocabulary_size=inputs.vocabulary.size,
@@ -427,7 +363,7 @@ def _training_data(
     )
 
 
-def _held_out_data(config: PretrainingConfig, inputs) -> HeldOutData | None:
+def _held_out_data(config: PretrainingConfig, inputs: Inputs) -> HeldOutData | None:
     if inputs.held_out is None:
         return None
     picks = max_predictions(_HELD_OUT_MASK_PROB, config.max_seq_length)
@@ -443,20 +379,7 @@ def _held_out_data(config: PretrainingConfig, inputs) -> HeldOutData | None:
     )
 
 
-def _merge_skipped(config: PretrainingConfig, checkpoint: Checkpoint | None) -> list[tuple[int, int]]:
-    """The ranges that the checkpoint records, then those of --skip_updates that are new."""
-    recorded = [] if checkpoint is None else [tuple(pair) for pair in checkpoint.state["skip_updates"]]
-    new = [pair for pair in config.skipped_ranges() if pair not in recorded]
-    for first, last in new:
-        if checkpoint is not None and first <= checkpoint.step:
-            raise UsageError(
-                f"--skip_updates {first}-{last}: {checkpoint.path} is past update {first} already; "
-                "restore an earlier checkpoint"
-            )
-    return recorded + new
-
-
-def _check_example_lengths(config: PretrainingConfig, inputs) -> None:
+def _check_example_lengths(config: PretrainingConfig, inputs: Inputs) -> None:
     """See that the first record of every shard has the length of the run."""
     for flag, shards in (("pretrain_tfrecords", inputs.training), ("eval_tfrecords", inputs.held_out)):
         if shards is None:
@@ -475,8 +398,3 @@ def _arrays(tensors: dict) -> dict[str, np.ndarray]:
 def _abridged(names: list[str], most: int = 8) -> str:
     more = f", … ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _short(value: object) -> object:
-    """A hash by its first digits, anything else as it is."""
-    return f"{value[:8]}…" if isinstance(value, str) and len(value) == 64 else value
