@@ -30,6 +30,9 @@ MODEL_SIZES = {
     },
 }
 
+# Width of a generator's attention head.
+_HEAD_SIZE = 64
+
 
 @dataclass(frozen=True)
 class ElectraConfig:
@@ -77,15 +80,18 @@ class ElectraConfig:
     def generator(self, width: float, depth: float) -> "ElectraConfig":
         """The generator's architecture: `width` times the hidden size, `depth` times the layers.
 
-        Heads of 64 and a feed-forward of 4 x hidden, as in Google's code; a generator as wide as the
-        discriminator keeps its heads and feed-forward too, so that the same weights fit both.
+        Heads of 64 and a feed-forward of 4 x hidden, as in Google's code; a width that those heads do not
+        divide is rounded up to a multiple of 64, as in NVIDIA's. A generator as wide as the discriminator
+        keeps its heads and feed-forward too, so that the same weights fit both.
         """
         hidden_size = max(1, round(self.hidden_size * width))
+        heads = max(1, hidden_size // _HEAD_SIZE)
+        if hidden_size % heads:
+            heads = hidden_size // _HEAD_SIZE + 1
+            hidden_size = heads * _HEAD_SIZE
+        intermediate_size = 4 * hidden_size
         if hidden_size == self.hidden_size:
             heads, intermediate_size = self.num_attention_heads, self.intermediate_size
-        else:
-            heads = next(n for n in range(max(1, hidden_size // 64), 0, -1) if hidden_size % n == 0)
-            intermediate_size = 4 * hidden_size
         return dataclasses.replace(
             self,
             hidden_size=hidden_size,

@@ -9,7 +9,8 @@ import gzip
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +21,20 @@ from command_line import UsageError
 SUFFIXES = (".txt", ".txt.gz", ".txt.bz2", ".txt.zst")
 
 _BLOCK_CHARACTERS = 2_000_000
+# What Python needs for a line beside its characters, so that blocks of short lines are no larger in memory.
+_LINE_OVERHEAD = 60
 _MAX_LINE_CHARACTERS = 200_000
 _READ_BYTES = 1 << 20
+# Repetitive text may shrink to a thousandth; what so few bytes stand for fits in memory all the same.
+_ZSTD_READ_BYTES = 1 << 12
+_FAULTS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 Document = list[str]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text file of the corpus: where it is, and its name relative to the corpus."""
+    """A text file of the corpus: where it is, and its name relative to the corpus, fit to be printed."""
 
     path: str
     name: str
@@ -44,79 +50,90 @@ class SourceInspection:
     fault: str | None
 
 
-def find_sources(corpus_dir: str | Path) -> list[Source]:
+def find_sources(corpus_dir: str | Path, leave_out: Collection[str | Path] = ()) -> list[Source]:
     """The text files below a folder, sorted by name; linked folders are followed once.
 
+    Args:
+        leave_out: files and folders that are no text of the corpus though they may lie in it, such as the
+            vocabulary and the results.
+
     Raises:
-        UsageError: the folder is missing or holds no text file.
+        UsageError: the folder is missing, holds a folder that cannot be read, or holds no text file.
     """
     root = Path(corpus_dir)
     if not root.is_dir():
         raise UsageError(f"--corpus_dir {corpus_dir}: no such folder")
     sources, visited = [], set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    left_out = {os.path.realpath(path) for path in leave_out}
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_stop_at_folder):
         real = os.path.realpath(folder)
-        if real in visited:
+        if real in visited or real in left_out:
             subfolders.clear()
             continue
         visited.add(real)
+        # The same order on every file system, so that a folder with two names always goes by the same one.
+        subfolders.sort()
         for name in names:
-            if name.endswith(SUFFIXES) and not name.startswith("."):
-                path = Path(folder, name)
-                sources.append(Source(str(path), path.relative_to(root).as_posix()))
+            path = Path(folder, name)
+            if not name.endswith(SUFFIXES) or name.startswith(".") or os.path.realpath(path) in left_out:
+                continue
+            # A dangling link is a source too, so that it is reported; pipes and sockets are none.
+            if path.is_file() or not path.exists():
+                relative_name = path.relative_to(root).as_posix()
+                sources.append(
+                    Source(str(path), os.fsencode(relative_name).decode("utf-8", "backslashreplace"))
+                )
     if not sources:
         raise UsageError(f"--corpus_dir {corpus_dir}: holds no {', '.join(SUFFIXES)} file")
     return sorted(sources, key=lambda source: source.name)
 
 
 def inspect_source(source: Source) -> SourceInspection:
-    """Read a source once, to hash it and to see that all of it decompresses and is UTF-8."""
-    digest, size = hashlib.sha256(), 0
-    with open(source.path, "rb") as stream:
-        while chunk := stream.read(_READ_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
-    fault = None
+    """Read a source to its end, to hash it and to see that all of it decompresses and is UTF-8."""
+    digest, size, fault = hashlib.sha256(), 0, None
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
+        with open(source.path, "rb") as stream:
+            while chunk := stream.read(_READ_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
         with open_binary(source.path) as stream:
             while chunk := stream.read(_READ_BYTES):
                 decoder.decode(chunk)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         fault = "not UTF-8"
-    except (OSError, EOFError, zstandard.ZstdError) as error:
-        fault = f"damaged ({error})"
+    except _FAULTS as error:
+        system_error = getattr(error, "strerror", None)
+        fault = f"unreadable ({system_error})" if system_error else f"damaged ({error})"
     return SourceInspection(source.name, size, digest.hexdigest(), fault)
 
 
 def open_binary(path: str) -> io.BufferedIOBase:
-    """A source's decompressed bytes."""
+    """A source's decompressed bytes; reading raises an error where the file is damaged or cut off."""
     if path.endswith(".gz"):
         return gzip.open(path, "rb")
     if path.endswith(".bz2"):
         return bz2.open(path, "rb")
     if path.endswith(".zst"):
-        return io.BufferedReader(
-            zstandard.ZstdDecompressor().stream_reader(
-                open(path, "rb"), read_across_frames=True, closefd=True
-            ),
-            _READ_BYTES,
-        )
+        return io.BufferedReader(_ZstdStream(open(path, "rb")), _READ_BYTES)
     return open(path, "rb")
 
 
 def read_lines(path: str) -> Iterator[str]:
     """A source's lines, stripped; one longer than the bound comes in parts that end at a space."""
-    rest = ""
+    rest, within_line = "", False
     with io.TextIOWrapper(open_binary(path), encoding="utf-8-sig") as stream:
         while chunk := stream.readline(_MAX_LINE_CHARACTERS):
             text, rest = rest + chunk, ""
-            if not chunk.endswith("\n") and len(chunk) == _MAX_LINE_CHARACTERS:
-                cut = text.rfind(" ")
-                if cut > 0:
-                    text, rest = text[:cut], text[cut + 1 :]
-            yield text.strip()
+            goes_on = not chunk.endswith("\n") and len(chunk) == _MAX_LINE_CHARACTERS
+            if goes_on and (cut := text.rfind(" ")) > 0:
+                text, rest = text[:cut], text[cut + 1 :]
+            line = text.strip()
+            # An empty part of a longer line is no blank line.
+            if line or not (goes_on or within_line):
+                yield line
+            within_line = goes_on
     if rest:
         yield rest.strip()
 
@@ -133,7 +150,7 @@ def read_blocks(path: str, blanks_separate_docs: bool) -> Iterator[list[Document
     for line in read_lines(path):
         if line:
             document.append(line)
-            document_characters += len(line)
+            document_characters += len(line) + _LINE_OVERHEAD
         ends_document = (not line and blanks_separate_docs) or document_characters >= _BLOCK_CHARACTERS
         if document and ends_document:
             block.append(document)
@@ -146,3 +163,40 @@ def read_blocks(path: str, blanks_separate_docs: bool) -> Iterator[list[Document
         block.append(document)
     if block:
         yield block
+
+
+class _ZstdStream(io.RawIOBase):
+    """The text of a .zst file, frame after frame; unlike the library's reader it notices a missing end."""
+
+    def __init__(self, stream: io.BufferedReader):
+        self._stream = stream
+        self._frame = None
+        self._compressed = b""
+        self._text = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._text:
+            self._compressed = self._compressed or self._stream.read(_ZSTD_READ_BYTES)
+            if not self._compressed:
+                if self._frame is not None:
+                    raise EOFError("compressed file ended before the end of its last frame")
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._text = memoryview(self._frame.decompress(self._compressed))
+            self._compressed = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        count = min(len(buffer), len(self._text))
+        buffer[:count], self._text = self._text[:count], self._text[count:]
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _stop_at_folder(error: OSError) -> None:
+    raise UsageError(f"--corpus_dir {error.filename}: {error.strerror}")

@@ -55,6 +55,7 @@ def evaluate_only(config: PretrainingConfig, inputs: Inputs, start: Start, worke
     """Evaluate the restored, initial or random weights on the held-out shards and print the table."""
     run = PretrainingRun(config, inputs, workers)
     run.start(start)
+    run.log_parameters()
     values = run.evaluate(run.done)
     print(f"held-out evaluation of {config.eval_tfrecords} at update {run.done}:")
     for name, value in values.items():
@@ -173,7 +174,7 @@ class PretrainingRun:
         """Run the loop to its end; returns the exit code."""
         config = self._config
         files.write_json(f"{config.checkpoints_folder}/pretrain_config.json", dataclasses.asdict(config))
-        self._log_parameters()
+        self.log_parameters()
         self._print_arithmetic()
         if self._held_out is not None:
             self._evaluate_batches(min(_BATCHES_BEFORE_TRAINING, self._held_out.batches))
@@ -279,7 +280,8 @@ class PretrainingRun:
             summary["final_loss"] = summary["total_loss"]
         return summary | {"e2e_train_time": time.time() - self._started}
 
-    def _log_parameters(self) -> None:
+    def log_parameters(self) -> None:
+        """Record every setting and the versions, as the first lines of this start."""
         for name, value in dataclasses.asdict(self._config).items():
             self._dll.parameter({name: value})
         self._dll.parameter({"TENSORFLOW_VERSION": tf.__version__, "KERAS_VERSION": keras.__version__})

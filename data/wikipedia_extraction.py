@@ -136,23 +136,42 @@ def iterate_pages(path: str | Path, on_read: Callable[[int], object] | None = No
     Raises:
         DamagedDump: after the last whole page, if the dump is cut off, does not decompress or is not XML.
     """
-    parser = ElementTree.XMLPullParser(("start", "end"))
     root = None
     pages = 0
     try:
-        for text in _read_decompressed(path, on_read):
-            parser.feed(text)
-            for event, element in parser.read_events():
-                if root is None:
-                    root = element
-                if event == "end" and element.tag.rpartition("}")[2] == "page":
-                    pages += 1
-                    yield _page(element)
-                    # The root would keep every page that has been read.
-                    root.clear()
-        parser.close()
+        for event, element in _read_elements(path, on_read):
+            if root is None:
+                root = element
+            if event == "end" and element.tag.rpartition("}")[2] == "page":
+                pages += 1
+                yield _page(element)
+                # The root would keep every page that has been read.
+                root.clear()
     except (ElementTree.ParseError, EOFError, OSError) as error:
         raise DamagedDump(f"dump {path}: damaged after {pages:,} whole pages ({error})") from None
+
+
+def _read_elements(
+    path: str | Path, on_read: Callable[[int], object] | None
+) -> Iterator[tuple[str, ElementTree.Element]]:
+    """Starts and ends of a dump's elements; a fault is raised after all that come before it."""
+    parser = ElementTree.XMLPullParser(("start", "end"))
+    fault = None
+    try:
+        for text in _read_decompressed(path, on_read):
+            parser.feed(text)
+            yield from parser.read_events()
+    except (ElementTree.ParseError, EOFError, OSError) as error:
+        fault = error
+    try:
+        # From Expat 2.6 on the parser may hold back elements until it is told that no more text comes.
+        parser.close()
+    except ElementTree.ParseError as error:
+        fault = fault or error
+    with contextlib.suppress(ElementTree.ParseError):
+        yield from parser.read_events()
+    if fault:
+        raise fault
 
 
 def _read_decompressed(path: str | Path, on_read: Callable[[int], object] | None) -> Iterator[bytes]:
@@ -212,7 +231,7 @@ def wikitext_to_text(text: str) -> list[str]:
 
 
 class DocumentWriter:
-    """Writes articles, in order, into text files of about 10 MB; each is complete under its name or absent."""
+    """Writes articles, in order, into text files of about 10 MB, each complete under its name or absent."""
 
     def __init__(self, folder: Path):
         self.files = self.characters = 0

@@ -34,11 +34,16 @@ def wikitext_to_paragraphs(wikitext: str) -> list[str]:
 
     Left out are headings, tables, galleries, files, references, categories, templates that do not stand for
     words, and the sections that list sources and links. A formula of more than a few letters leaves HOLE.
+
+    Raises:
+        ValueError: so much markup is never closed that parsing could take hours.
     """
     wikitext = _SIMPLE_FORMULA.sub(r"\1", _COMMENT.sub("", wikitext))
     wikitext = _cut(wikitext, _dropped_elements(wikitext))
     wikitext = _cut(wikitext, _tables(wikitext))
-    code = mwparserfromhell.parse("\n\n".join(_kept_sections(wikitext)), skip_style_tags=True)
+    wikitext = "\n\n".join(_kept_sections(wikitext))
+    _check_balance(wikitext)
+    code = mwparserfromhell.parse(wikitext, skip_style_tags=True)
     paragraphs = []
     for is_list_item, block in _blocks(_render(code)):
         paragraph = _repair(block)
@@ -67,6 +72,8 @@ _DROPPED_SECTION = re.compile(
     r"|(?:.* )?(?:bibliography|works cited|further reading|external links)(?: .*)?"
 )
 _NOT_DROPPING = 7
+# About half a minute of parsing.
+_MAX_REREAD_CHARACTERS = 50_000_000
 
 
 def _cut(text: str, regions: Iterable[tuple[int, int, str]]) -> str:
@@ -104,9 +111,12 @@ def _tables(text: str) -> list[tuple[int, int, str]]:
             opened.append(edge.start())
         elif opened:
             regions.append((opened.pop(), edge.end(), "\n"))
+    end = 0
     for begin in opened:
-        heading = _HEADING.search(text, begin)
-        regions.append((begin, heading.start() if heading else len(text), "\n"))
+        if begin >= end:
+            heading = _HEADING.search(text, begin)
+            end = heading.start() if heading else len(text)
+            regions.append((begin, end, "\n"))
     return _outermost(regions)
 
 
@@ -130,6 +140,13 @@ def _kept_sections(wikitext: str) -> Iterator[str]:
         if level <= dropped_level:
             title = heading[2].strip(" \t'=:").casefold()
             dropped_level = level if _DROPPED_SECTION.fullmatch(title) else _NOT_DROPPING
+
+
+def _check_balance(wikitext: str) -> None:
+    """The parser reads on to the end from each bracket that nothing closes, and nothing can interrupt it."""
+    unclosed = sum(max(0, wikitext.count(pair[0]) - wikitext.count(pair[1])) for pair in ("{}", "[]", "<>"))
+    if unclosed * len(wikitext) > _MAX_REREAD_CHARACTERS:
+        raise ValueError(f"{unclosed:,} brackets in {len(wikitext):,} characters are never closed")
 
 
 # ------------------------------------------------------------------------------------------ nodes -> text
@@ -194,9 +211,10 @@ def _drop(node: nodes.Node) -> str:
 _TEMPLATES = {
     name: pattern
     for pattern, names in {
-        "{1}": "nowrap, nobr, nobold, small, smaller, big, large, larger, sc, smallcaps, sub, sup, em, strong, "
-        "abbr, tooltip, unicode, linktext, angbr, angle bracket, nq, nihongo, math, mvar, ipa, w, val, center, "
-        "code, mono, char, kbd, not a typo, interlanguage link, ill, vanchor, flag, proper name, lang-, script/",
+        "{1}": "nowrap, nobr, nobold, small, smaller, big, large, larger, sc, smallcaps, sub, sup, em, "
+        "strong, abbr, tooltip, unicode, linktext, angbr, angle bracket, nq, nihongo, math, mvar, ipa, w, "
+        "center, code, mono, char, kbd, not a typo, interlanguage link, ill, vanchor, flag, proper name, "
+        "lang-, script/",
         "{2}": "lang, langx, rtl-lang, script, color, font color",
         "{-1}": "transl, transliteration, tlit",
         "\n\n{1}\n\n": "quote, cquote, bquote, bq, blockquote, block quote, quotation, centered pull quote",
@@ -326,6 +344,13 @@ def _render_fraction(template: nodes.Template, arguments: list[str]) -> str:
     return " ".join(arguments[:-2] + [f"{numerator[0]}/{denominator[0]}"]) if arguments else ""
 
 
+def _render_value(template: nodes.Template, arguments: list[str]) -> str:
+    """{{val|6.24|e=18|u=C}} reads "6.24 \u00d7 10¹⁸ C"."""
+    exponent, unit = _option(template, "e"), _option(template, "u") or _option(template, "ul")
+    power = f"\u00d7 10{exponent.translate(_SUPERSCRIPTS)}" if exponent else ""
+    return " ".join(part for part in (*arguments[:1], power, unit) if part)
+
+
 def _render_chemical(template: nodes.Template, arguments: list[str]) -> str:
     return "".join(arguments)
 
@@ -337,6 +362,7 @@ _TEMPLATE_RENDERERS: dict[str, Callable[[nodes.Template, list[str]], str]] = {
     "frac": _render_fraction,
     "sfrac": _render_fraction,
     "fraction": _render_fraction,
+    "val": _render_value,
     "chem": _render_chemical,
     "chem2": _render_chemical,
 }

