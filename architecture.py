@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from command_line import require
+from command_line import UsageError, require
 
 # Names and values as in Hugging Face's config.json, so that exports need no translation.
 MODEL_SIZES = {
@@ -72,10 +72,19 @@ class ElectraConfig:
     @classmethod
     def from_huggingface(cls, settings: dict) -> "ElectraConfig":
         """The architecture in a Hugging Face config.json (ELECTRA, or BERT, whose embeddings are as wide as
-        its hidden states)."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in settings.items() if name in names}
-        return cls(**({"embedding_size": settings["hidden_size"]} | known))
+        its hidden states).
+
+        Raises:
+            UsageError: a size is missing or wrong.
+        """
+        fields = dataclasses.fields(cls)
+        known = {field.name: settings[field.name] for field in fields if field.name in settings}
+        if "hidden_size" in known:
+            known = {"embedding_size": known["hidden_size"]} | known
+        missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in known]
+        if missing:
+            raise UsageError(f"config.json: not of an ELECTRA or BERT network, lacks {', '.join(missing)}")
+        return cls(**known)
 
     def generator(self, width: float, depth: float) -> "ElectraConfig":
         """The generator's architecture: `width` times the hidden size, `depth` times the layers.

@@ -15,6 +15,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -42,7 +43,7 @@ _LINES_PER_TOKENIZER_CALL = 256
 def main() -> int:
     config = parse(DatasetConfig, description=__doc__)
     vocabulary = load_vocabulary(config.vocab_file, config.do_lower_case)
-    sources = corpus.find_sources(config.corpus_dir)
+    sources = corpus.find_sources(config.corpus_dir, leave_out=(config.vocab_file, config.output_dir))
     output = Path(config.output_dir)
     with _pool(config, vocabulary) as pool:
         inspections = _inspect(pool, sources)
@@ -57,7 +58,9 @@ def main() -> int:
             work.mkdir(exist_ok=True)
             files.write_json(work / "ledger.json", ledger)
             blocks = _build_blocks(pool, usable, work, config)
-            if not any(_count(work, part, blocks) for part in PARTS):
+            if not any(_count(part, blocks) for part in PARTS):
+                # So that the folder may be used again when there is text.
+                files.remove_folder(work)
                 raise UsageError(f"--corpus_dir {config.corpus_dir}: an empty corpus, no text to learn from")
             for part in PARTS if config.held_out_fraction else ("train",):
                 _assemble(pool, part, blocks, work, output, ledger, vocabulary)
@@ -80,6 +83,11 @@ def _pool(config: DatasetConfig, vocabulary: Vocabulary) -> Iterator[ProcessPool
         initargs=(vocabulary, config),
     )
     try:
+        # Ctrl-C reaches the whole process group, but the parent alone decides what happens then: the workers,
+        # which start at the first task, inherit that they ignore it.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pool.submit(os.getpid)
+        signal.signal(signal.SIGINT, handler)
         yield pool
     except BrokenProcessPool:
         raise RunFailure("a worker process died (out of memory?); run the command again to go on") from None
@@ -94,7 +102,6 @@ def _held_folder(output: Path) -> Iterator[None]:
             yield
     except BlockingIOError as error:
         raise UsageError(f"--output_dir {output}: {error}") from None
-    (output / ".lock").unlink(missing_ok=True)
 
 
 def _inspect(pool: ProcessPoolExecutor, sources: list[Source]) -> list[SourceInspection]:
@@ -113,7 +120,7 @@ def _usable_sources(
         elif config.strict:
             raise UsageError(f"--strict: {source.path}: {inspection.fault}")
         else:
-            print(f"skipped {source.path}: {inspection.fault}")
+            print(f"skipped {os.path.join(config.corpus_dir, source.name)}: {inspection.fault}")
     skipped = len(sources) - len(usable)
     if skipped:
         print(f"skipped {skipped} of {len(sources)} files")
@@ -150,12 +157,22 @@ def _is_complete(output: Path, ledger: dict) -> bool:
     if manifest is None:
         return False
     _check_same(output, manifest, ledger)
-    return not (output / WORK_FOLDER).exists()
+    if (output / WORK_FOLDER).exists():
+        return False
+    for shard in manifest["shards"]:
+        path = output / shard["name"]
+        if not path.exists() or path.stat().st_size != shard["bytes"]:
+            raise UsageError(f"--output_dir {output}: {path.name} is gone or changed; give a new folder")
+    files.remove_leftovers(output)
+    return True
 
 
 def _check_output_folder(output: Path, ledger: dict) -> None:
     """Refuse to mix two settings, or our shards with somebody else's, in one folder."""
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output_dir {output}: {error.strerror}") from None
     recorded = output / WORK_FOLDER / "ledger.json"
     if recorded.exists():
         _check_same(output, files.read_json(recorded), ledger)
@@ -194,11 +211,16 @@ _worker_serializer: tfrecords.ExampleSerializer
 
 def _set_up_worker(vocabulary: Vocabulary, config: DatasetConfig) -> None:
     global _worker_tokenizer, _worker_vocabulary, _worker_config, _worker_serializer
-    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker_vocabulary, _worker_config = vocabulary, config
     _worker_tokenizer = build_tokenizer(vocabulary)
     _worker_serializer = tfrecords.ExampleSerializer(vocabulary.size)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot stop its workers, and they would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _build_block(block: list[Document], path: str) -> None:
@@ -271,7 +293,7 @@ def _wait_for_one(running: set[Future]) -> set[Future]:
     return waiting
 
 
-def _count(work: Path, part: str, blocks: list[str]) -> int:
+def _count(part: str, blocks: list[str]) -> int:
     return sum(len(tfrecords.load_index(f"{path}.{part}", "output_dir")) - 1 for path in blocks)
 
 
@@ -306,14 +328,14 @@ def _assemble(
     plans = _plan_shards(blocks, part, examples, shard_count)
     paths = [str(folder / tfrecords.shard_name(number, shard_count)) for number in range(shard_count)]
     written = pool.map(_write_shard, paths, plans)
-    sizes = list(tqdm(written, total=len(paths), desc=f"{part} shards", unit="shard", disable=None))
+    shards = list(tqdm(written, total=len(paths), desc=f"{part} shards", unit="shard", disable=None))
 
     counts = np.zeros(vocabulary.size, np.int64)
     for record in statistics:
         pieces, occurrences = record["token_counts"]
         counts[pieces] += occurrences
     vocabulary.save(folder / tfrecords.VOCABULARY_NAME)
-    _save_counts(folder / tfrecords.TOKEN_COUNTS_NAME, counts)
+    tfrecords.write_array(folder / tfrecords.TOKEN_COUNTS_NAME, counts)
     slots = max(1, sum(examples) * ledger["settings"]["max_seq_length"])
     tokens = int(counts.sum())
     manifest = ledger | {
@@ -324,8 +346,8 @@ def _assemble(
         "padding_share": round(1 - tokens / slots, 6),
         "unknown_share": round(int(counts[vocabulary.ids["[UNK]"]]) / max(1, tokens), 6),
         "shards": [
-            {"name": Path(path).name, "examples": count, "bytes": size}
-            for path, (count, size) in zip(paths, sizes, strict=True)
+            {"name": Path(path).name, "examples": count, "bytes": os.path.getsize(path), "sha256": sha256}
+            for path, (count, sha256) in zip(paths, shards, strict=True)
         ],
     }
     files.write_json(folder / tfrecords.MANIFEST_NAME, manifest)
@@ -354,8 +376,8 @@ def _plan_shards(blocks: list[str], part: str, examples: list[int], shard_count:
     return plans
 
 
-def _write_shard(path: str, plan: list[_Slice]) -> tuple[int, int]:
-    """Write one shard from slices of block files; returns its number of records and of bytes."""
+def _write_shard(path: str, plan: list[_Slice]) -> tuple[int, str]:
+    """Write one shard from slices of block files; returns its number of records and its SHA-256."""
     records = 0
     with tfrecords.ShardWriter(path) as shard:
         for piece in plan:
@@ -365,14 +387,7 @@ def _write_shard(path: str, plan: list[_Slice]) -> tuple[int, int]:
                 frames = stream.read(int(offsets[-1] - offsets[0]))
             shard.write_frames(frames, np.diff(offsets).tolist())
             records += piece.last - piece.first
-    return records, os.path.getsize(path)
-
-
-def _save_counts(path: Path, counts: np.ndarray) -> None:
-    temporary = files.temporary_path(path)
-    with open(temporary, "wb") as stream:
-        np.save(stream, counts, allow_pickle=False)
-    files.publish(temporary, path)
+    return records, files.sha256_of_file(path)
 
 
 if __name__ == "__main__":

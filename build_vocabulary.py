@@ -5,6 +5,7 @@
 Casing and accents are recorded beside the vocabulary and picked up by every later program.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,9 @@ def main() -> int:
     output = Path(config.output)
     if not output.parent.is_dir():
         raise UsageError(f"--output {config.output}: no such folder {output.parent}")
-    sources = _usable_sources(corpus.find_sources(config.corpus_dir), config)
+    if output.exists() and not output.is_file():
+        raise UsageError(f"--output {config.output}: not a file")
+    sources = _usable_sources(corpus.find_sources(config.corpus_dir, leave_out=(output,)), config)
     vocabulary = train_vocabulary(sources, config)
     vocabulary.save(output)
     note = ""
@@ -92,7 +95,7 @@ def _usable_sources(sources: list[Source], config: VocabularyConfig) -> list[Sou
         elif config.strict:
             raise UsageError(f"--strict: {source.path}: {fault}")
         else:
-            print(f"skipped {source.path}: {fault}")
+            print(f"skipped {os.path.join(config.corpus_dir, source.name)}: {fault}")
     return usable
 
 

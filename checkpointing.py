@@ -1,10 +1,12 @@
 """Save, rotate, verify and restore training state: a checkpoint is complete, or it is not there.
 
 A checkpoint is a folder `<prefix><step>` with model.safetensors, optimizer.safetensors, state.json (which
-holds the SHA-256 of every other file) and copies of the vocabulary's files. It is written in a hidden
+holds the SHA-256 of every file) and copies of the vocabulary's files. It is written in a hidden
 folder, flushed, and renamed. No pickle is ever read.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,7 +75,8 @@ def save(
         for name, content in extra_files.items():
             (temporary / name).write_text(content, encoding="utf-8")
         checksums = {entry.name: files.sha256_of_file(entry) for entry in sorted(temporary.iterdir())}
-        files.write_json(temporary / STATE_NAME, state | {"step": step, "sha256": checksums})
+        content = json.loads(json.dumps(state | {"step": step, "sha256": checksums}))
+        files.write_json(temporary / STATE_NAME, content | {"state_sha256": _hash(content)})
         files.remove_folder(path)
         files.publish(temporary, path)
     finally:
@@ -104,6 +107,8 @@ def load(path: str | Path) -> Checkpoint:
     path = Path(path)
     try:
         state = files.read_json(path / STATE_NAME)
+        if state.pop("state_sha256") != _hash(state):
+            raise CorruptCheckpoint(f"{path}: {STATE_NAME} does not have its checksum")
         for name, expected in state["sha256"].items():
             if files.sha256_of_file(path / name) != expected:
                 raise CorruptCheckpoint(f"{path}: {name} does not have its checksum")
@@ -172,6 +177,10 @@ def assign(variables: Mapping, tensors: Tensors, what: str) -> None:
         raise UsageError(f"{what}: {'; '.join(problems)}")
     for name, variable in variables.items():
         variable.assign(tensors[name])
+
+
+def _hash(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -85,7 +85,10 @@ def parse(config_class: type, argv: Sequence[str] | None = None, *, description:
         UsageError: an unknown flag or key, a value that does not parse, a missing required flag.
     """
     argv = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
-    given = vars(_build_parser(config_class, description).parse_args(argv))
+    namespace, unknown = _build_parser(config_class, description).parse_known_args(argv)
+    if unknown:
+        raise UsageError(_unknown_words(config_class, unknown))
+    given = vars(namespace)
     config_file = given.pop("config", None)
     settings = (_read_config_file(config_class, config_file) if config_file else {}) | given
     missing = [
@@ -132,10 +135,13 @@ def run_program(main: Callable[[], int | None]) -> typing.NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILURE
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f" while writing {error.filename}" if error.filename else ""
+            code = _report(program, f"no space left on the device{place}", EXIT_FAILURE)
+        elif error.filename:
+            code = _report(program, f"{error.filename}: {error.strerror}", EXIT_FAILURE)
+        else:
             raise
-        place = f" while writing {error.filename}" if error.filename else ""
-        code = _report(program, f"no space left on the device{place}", EXIT_FAILURE)
     sys.exit(code)
 
 
@@ -161,14 +167,14 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-class _HelpFormatter(argparse.HelpFormatter):
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=32, width=110)
 
 
 def _build_parser(config_class: type, description: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        description=description,
+        description=description.strip(),
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -278,12 +284,21 @@ def _check_settings(config_class: type, settings: dict, source: str) -> dict:
     checked = {}
     for name, value in settings.items():
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            raise UsageError(
-                f"{source}: unknown key {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
-            )
+            raise UsageError(f"{source}: unknown key {name!r}{_likely_spelling(name, config_class)}")
         checked[name] = _check_value(fields[name], value, source)
     return checked
+
+
+def _unknown_words(config_class: type, words: list[str]) -> str:
+    name = words[0].removeprefix("--").partition("=")[0]
+    if not words[0].startswith("--") or not name:
+        return f"{words[0]!r} is neither a flag nor the value of one"
+    return f"unknown flag --{name}{_likely_spelling(name, config_class, '--')}"
+
+
+def _likely_spelling(name: str, config_class: type, dashes: str = "") -> str:
+    near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(config_class)], n=1)
+    return f" (did you mean {dashes}{near[0]}?)" if near else ""
 
 
 def _check_value(field: dataclasses.Field, value, source: str):

@@ -210,10 +210,15 @@ class PretrainingConfig:
             require(self.precision in ("tf32", "amp"), "precision", self.precision, "contradicts --amp")
             self.precision = "amp"
         if self.load_weights:
+            folder = self.weights_dir or f"{self.model_dir}/weights"
+            # A run's pretrain_config.json holds both.
             require(
-                not self.init_weights, "load_weights", True, f"contradicts --init_weights {self.init_weights}"
+                self.init_weights in ("", folder),
+                "load_weights",
+                True,
+                f"contradicts --init_weights {self.init_weights}",
             )
-            self.init_weights = self.weights_dir or f"{self.model_dir}/weights"
+            self.init_weights = folder
         self._check_run()
         self._check_batch_and_schedule()
         self._check_objective()
@@ -286,7 +291,7 @@ class PretrainingConfig:
         for text in filter(None, self.skip_updates.replace(" ", "").split(",")):
             first, dash, last = text.partition("-")
             require(
-                bool(dash) and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last),
+                bool(dash) and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last),
                 "skip_updates",
                 self.skip_updates,
                 f"{text!r} is not a range A-B of updates",
@@ -432,7 +437,8 @@ class VocabularyConfig:
     )
 
     def __post_init__(self):
-        require(self.vocab_size >= 6, "vocab_size", self.vocab_size, "must be at least 6")
+        # The special pieces, and a character with its form inside a word.
+        require(self.vocab_size >= 7, "vocab_size", self.vocab_size, "must be at least 7")
         require(self.min_frequency >= 1, "min_frequency", self.min_frequency, "must be at least 1")
 
 

@@ -20,8 +20,8 @@ from command_line import UsageError
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.bz2", ".txt.zst")
 
-_BLOCK_CHARACTERS = 2_000_000
-# What Python needs for a line beside its characters, so that blocks of short lines are no larger in memory.
+_BLOCK_SIZE = 2_000_000
+# What a line takes in memory beside its characters; counted too, so that blocks of short lines are no larger.
 _LINE_OVERHEAD = 60
 _MAX_LINE_CHARACTERS = 200_000
 _READ_BYTES = 1 << 20
@@ -139,26 +139,26 @@ def read_lines(path: str) -> Iterator[str]:
 
 
 def read_blocks(path: str, blanks_separate_docs: bool) -> Iterator[list[Document]]:
-    """A source's documents, in blocks of about two million characters.
+    """A source's documents, in blocks of about two million characters, a line counting 60 more than it has.
 
     A document is a list of lines without the blank ones. One that is longer than a block is cut between two
     lines, and its parts count as documents.
     """
     block: list[Document] = []
     document: Document = []
-    block_characters = document_characters = 0
+    block_size = document_size = 0
     for line in read_lines(path):
         if line:
             document.append(line)
-            document_characters += len(line) + _LINE_OVERHEAD
-        ends_document = (not line and blanks_separate_docs) or document_characters >= _BLOCK_CHARACTERS
+            document_size += len(line) + _LINE_OVERHEAD
+        ends_document = (not line and blanks_separate_docs) or document_size >= _BLOCK_SIZE
         if document and ends_document:
             block.append(document)
-            block_characters += document_characters
-            document, document_characters = [], 0
-            if block_characters >= _BLOCK_CHARACTERS:
+            block_size += document_size
+            document, document_size = [], 0
+            if block_size >= _BLOCK_SIZE:
                 yield block
-                block, block_characters = [], 0
+                block, block_size = [], 0
     if document:
         block.append(document)
     if block:

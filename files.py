@@ -50,8 +50,7 @@ def publish(temporary: str | Path, path: str | Path) -> None:
     temporary, path = Path(temporary), Path(path)
     if temporary.is_dir():
         for entry in sorted(temporary.rglob("*")):
-            if entry.is_file():
-                flush_to_disk(entry)
+            flush_to_disk(entry)
     flush_to_disk(temporary)
     os.replace(temporary, path)
     flush_to_disk(path.parent)
@@ -113,10 +112,16 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
     with open(path, "a+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                raise BlockingIOError  # the holder removed the file between our opening and locking it
         except BlockingIOError:
             stream.seek(0)
             raise BlockingIOError(f"in use by process {stream.read().strip() or 'unknown'}") from None
         stream.truncate(0)
         stream.write(f"{os.getpid()} on {os.uname().nodename}")
         stream.flush()
-        yield
+        try:
+            yield
+        finally:
+            # While it is still held: whoever locks the file later finds that it has no name any more.
+            path.unlink(missing_ok=True)

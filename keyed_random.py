@@ -47,7 +47,7 @@ def derive_key(*parts: int | str) -> int:
             word = int.from_bytes(hashlib.blake2b(part.encode("utf-8"), digest_size=8).digest(), "little")
         else:
             word = part & _WORD_MASK
-        key = int(draw_bits(int(draw_bits(key, 0)) ^ word, 0))
+        key = ScalarStream(ScalarStream(key).bits() ^ word).bits()
     return key
 
 
@@ -57,20 +57,21 @@ class ScalarStream:
     def __init__(self, key: int):
         self._state = key & _WORD_MASK
 
-    def uniform(self) -> float:
-        """The next number in [0, 1), with 53 random bits."""
-        return (self._next() >> 11) * 2.0**-53
-
-    def integer(self, low: int, high: int) -> int:
-        """The next integer in [low, high], both ends included."""
-        return low + int(self.uniform() * (high - low + 1))
-
-    def _next(self) -> int:
+    def bits(self) -> int:
+        """The next 64 random bits: those that `draw_bits` gives for the counters 0, 1, 2, …"""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _WORD_MASK
         word = self._state
         word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD_MASK
         word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD_MASK
         return word ^ (word >> 31)
+
+    def uniform(self) -> float:
+        """The next number in [0, 1), with 53 random bits."""
+        return (self.bits() >> 11) * 2.0**-53
+
+    def integer(self, low: int, high: int) -> int:
+        """The next integer in [low, high], both ends included."""
+        return low + int(self.uniform() * (high - low + 1))
 
 
 class Permutation:

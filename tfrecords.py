@@ -13,6 +13,7 @@ import collections
 import contextlib
 import glob
 import hashlib
+import io
 import json
 import mmap
 import resource
@@ -29,6 +30,7 @@ from command_line import UsageError
 MANIFEST_NAME = "manifest.json"
 TOKEN_COUNTS_NAME = "token_counts.npy"
 VOCABULARY_NAME = "vocab.txt"
+TOKENIZER_OPTIONS_NAME = "tokenizer_config.json"
 FEATURES = ("input_ids", "input_mask", "segment_ids")
 
 _LENGTH_AND_CHECKSUM = struct.Struct("<QI")
@@ -118,7 +120,7 @@ class ShardWriter:
         self._stream.close()
         try:
             if error_type is None:
-                _write_index(self._path, np.cumsum([0, *self._lengths], dtype=np.int64))
+                write_array(index_path(self._path), np.cumsum([0, *self._lengths], dtype=np.int64))
                 files.publish(self._temporary, self._path)
         finally:
             self._temporary.unlink(missing_ok=True)
@@ -165,7 +167,9 @@ class Shards:
     def __init__(self, paths: Sequence[str], *, flag: str):
         self.paths = list(paths)
         self._flag = flag
-        counts = {path: len(load_index(path, flag)) - 1 for path in dict.fromkeys(self.paths)}
+        # Offsets that had to be scanned for and could not be written beside their shard (a read-only folder).
+        self._scanned: dict[str, np.ndarray] = {}
+        counts = {path: self._count(path) for path in dict.fromkeys(self.paths)}
         self._starts = np.cumsum([0] + [counts[path] for path in self.paths])
         if self._starts[-1] == 0:
             raise UsageError(f"--{flag}: the {len(self.paths)} shards hold no record")
@@ -201,17 +205,17 @@ class Shards:
         """
         path, record = self.locate(example)
         data, offsets = self._mapped(path)
-        start, end = int(offsets[record]), int(offsets[record + 1])
-        length, length_checksum = _LENGTH_AND_CHECKSUM.unpack_from(data, start)
-        payload = data[start + _HEADER_BYTES : end - _CHECKSUM.size]
-        (checksum,) = _CHECKSUM.unpack_from(data, end - _CHECKSUM.size)
-        if (
-            length != len(payload)
-            or length_checksum != masked_crc32c(data[start : start + 8])
-            or checksum != masked_crc32c(payload)
-        ):
+        frame = data[int(offsets[record]) : int(offsets[record + 1])]
+        payload = frame[_HEADER_BYTES : -_CHECKSUM.size]
+        if frame_record(payload) != frame:
             raise CorruptShard(f"--{self._flag} {path}: record {record} is damaged (checksum)")
         return payload
+
+    def _count(self, path: str) -> int:
+        offsets = load_index(path, self._flag)
+        if not index_path(path).exists():
+            self._scanned[path] = offsets
+        return len(offsets) - 1
 
     def _mapped(self, path: str) -> tuple[mmap.mmap, np.ndarray]:
         if path in self._open:
@@ -221,7 +225,8 @@ class Shards:
             self._open.popitem(last=False)
         with open(path, "rb") as stream:
             data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self._open[path] = (data, load_index(path, self._flag))
+        offsets = self._scanned[path] if path in self._scanned else load_index(path, self._flag)
+        self._open[path] = (data, offsets)
         return self._open[path]
 
 
@@ -235,8 +240,10 @@ def load_index(shard: str | Path, flag: str) -> np.ndarray:
     if path.exists():
         try:
             offsets = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError:
-            raise CorruptShard(f"--{flag} {shard}: its index {path.name} is damaged; delete it") from None
+        except (ValueError, EOFError):
+            offsets = np.empty(0)
+        if offsets.dtype != np.int64 or offsets.ndim != 1 or len(offsets) == 0:
+            raise CorruptShard(f"--{flag} {shard}: its index {path.name} is damaged; delete it")
         if offsets[-1] != size:
             raise CorruptShard(
                 f"--{flag} {shard}: {size} bytes where {path.name} says {offsets[-1]}: cut off, or rewritten "
@@ -246,8 +253,15 @@ def load_index(shard: str | Path, flag: str) -> np.ndarray:
     offsets = _scan(shard, size, flag)
     # The folder may be read-only; the scan is then repeated by the next run.
     with contextlib.suppress(OSError):
-        _write_index(Path(shard), offsets)
+        write_array(path, offsets)
     return offsets
+
+
+def write_array(path: str | Path, array: np.ndarray) -> None:
+    """Write a .npy file atomically."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    files.write_bytes(path, content.getvalue())
 
 
 def parse_examples(payloads: Sequence[bytes], max_seq_length: int) -> dict[str, np.ndarray]:
@@ -288,28 +302,23 @@ def _split_patterns(patterns: str) -> list[str]:
 
 
 def _matches(pattern: str) -> list[str]:
-    names = glob.glob(f"{pattern}/*tfrecord*" if Path(pattern).is_dir() else pattern)
+    if Path(pattern).is_dir():
+        names = glob.glob(f"{glob.escape(pattern)}/*tfrecord*")
+    else:
+        names = [pattern] if Path(pattern).exists() else glob.glob(pattern)
     return sorted((name for name in names if _is_shard(name)), key=_natural_order)
 
 
 def _is_shard(name: str) -> bool:
     base = Path(name).name
-    beside = (MANIFEST_NAME, TOKEN_COUNTS_NAME, VOCABULARY_NAME)
+    beside = (MANIFEST_NAME, TOKEN_COUNTS_NAME, VOCABULARY_NAME, TOKENIZER_OPTIONS_NAME)
     return Path(name).is_file() and base not in beside and not base.startswith(_INDEX_PREFIX)
 
 
 def _natural_order(name: str) -> list:
     """Sort key by which shard 10 comes after shard 9."""
-    digits = "".join(character if character.isdigit() else " " for character in Path(name).name)
+    digits = "".join(character if character.isdecimal() else " " for character in Path(name).name)
     return [Path(name).parent.as_posix(), [int(number) for number in digits.split()], name]
-
-
-def _write_index(shard: Path, offsets: np.ndarray) -> None:
-    path = index_path(shard)
-    temporary = files.temporary_path(path)
-    with open(temporary, "wb") as stream:
-        np.save(stream, offsets, allow_pickle=False)
-    files.publish(temporary, path)
 
 
 def _scan(shard: str | Path, size: int, flag: str) -> np.ndarray:
@@ -319,7 +328,7 @@ def _scan(shard: str | Path, size: int, flag: str) -> np.ndarray:
             stream.seek(offsets[-1])
             header = stream.read(_HEADER_BYTES)
             if len(header) < _HEADER_BYTES:
-                raise CorruptShard(f"--{flag} {shard}: cut off after record {len(offsets) - 1}")
+                raise CorruptShard(f"--{flag} {shard}: cut off in record {len(offsets) - 1}")
             length, checksum = _LENGTH_AND_CHECKSUM.unpack(header)
             if checksum != masked_crc32c(header[:8]) or length > _MAX_RECORD_BYTES:
                 raise CorruptShard(f"--{flag} {shard}: no TFRecord at record {len(offsets) - 1}")

@@ -158,6 +158,14 @@ def _read_options(vocab_file: str | Path) -> dict:
         return {}
     try:
         recorded = files.read_json(path)
+    except OSError as error:
+        raise UsageError(f"--vocab_file {vocab_file}: {path.name} beside it: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(f"--vocab_file {vocab_file}: {path.name} beside it is not JSON ({error})") from None
-    return {name: recorded[name] for name in ("do_lower_case", "strip_accents") if name in recorded}
+    options = {}
+    for name, allowed in (("do_lower_case", (True, False)), ("strip_accents", (True, False, None))):
+        if isinstance(recorded, dict) and name in recorded:
+            if recorded[name] not in allowed:
+                raise UsageError(f"--vocab_file {vocab_file}: {path.name} beside it: {name} is no yes or no")
+            options[name] = recorded[name]
+    return options

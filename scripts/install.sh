@@ -29,7 +29,7 @@ done
 [[ $chosen != */* || $chosen == /* ]] || chosen=$PWD/$chosen
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [[ $(uname -s) == Linux ]] || stop "the requirements are locked for Linux; on $(uname -s) use a Linux container"
-! command -v flock >/dev/null || { exec 9<. && flock 9; } # one installation at a time
+! command -v flock >/dev/null || { exec 9<. && flock 9; } || true # one at a time, where the disk can lock
 
 apt_install() { # plain Debian and Ubuntu come without some of Python; only root can add it
     [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 1
@@ -58,9 +58,9 @@ fi
 build=${TENSORFLOW_BUILD:-}
 if [[ -z $build ]]; then
     build=cpu
-    if [[ $(uname -m) == x86_64 ]]; then
-        [[ ! -e /proc/driver/nvidia/version && ! -e /dev/nvidia0 ]] || build=gpu
-        ! command -v nvidia-smi >/dev/null && ! grep -qs ' gpu build' .venv/.installed || build=gpu
+    if [[ $(uname -m) == x86_64 ]] && { [[ -e /proc/driver/nvidia/version || -e /dev/nvidia0 ]] ||
+        command -v nvidia-smi >/dev/null || grep -qs ' gpu build' .venv/.installed; }; then
+        build=gpu
     fi
 fi
 [[ $build == cpu || $build == gpu ]] || stop "TENSORFLOW_BUILD=$build: must be cpu or gpu"
@@ -74,8 +74,7 @@ stamps=("$identity: $(sums "${locks[0]}")")
 notice=""
 [[ $version != 3.13.* ]] || notice=" (no Horovod: it does not compile against a TensorFlow for Python 3.13)"
 if [[ ! -e .venv/.incomplete ]] && grep -qsxF -- "${stamps[-1]}" .venv/.installed; then
-    say "up to date: $identity$notice"
-    exit
+    say "up to date: $identity$notice" && exit
 fi
 
 # ---- The virtual environment: kept where only the lists changed, made anew where it is another's or half made
@@ -86,19 +85,17 @@ usable() {
 if ! usable; then
     can_make() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
     package=python${version%.*}-venv
-    can_make || apt_install "$package" || true
-    can_make || stop "$python cannot make virtual environments; run: sudo apt-get install -y $package"
+    can_make || { apt_install "$package" && can_make; } ||
+        stop "$python cannot make virtual environments; run: sudo apt-get install -y $package"
     [[ ! -e .venv ]] || say "making .venv anew"
-    rm -rf .venv
-    mkdir .venv
-    touch .venv/.incomplete
+    rm -rf .venv && mkdir .venv && touch .venv/.incomplete
     "$python" -m venv .venv
 fi
 touch .venv/.incomplete
 rm -f .venv/.installed
 
 # ---- The packages: uv takes a quarter of pip's time; pip, which knows the machine's own mirrors, is the way out
-say "installing: $identity"
+say "installing: $identity (2 GB on disk; 5 GB the gpu build)"
 quiet=(--quiet)
 [[ ! -t 1 ]] || quiet=()
 pip=(.venv/bin/python -m pip --disable-pip-version-check install "${quiet[@]}")
@@ -115,8 +112,9 @@ if [[ -n $tests ]]; then
         say "WARNING: no torch: the tests that compare with Hugging Face's models will be skipped"
 fi
 
-versions='import keras, tensorflow; print("TensorFlow", tensorflow.__version__, "and Keras", keras.__version__)'
-versions=$(TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -c "$versions")
+# What imports print is told only where they fail; the answer is the last line.
+code='import keras, tensorflow; print("TensorFlow", tensorflow.__version__, "and Keras", keras.__version__)'
+versions=$(TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -c "$code" 2>&1) || { echo "$versions" >&2 && exit 1; }
 rm .venv/.incomplete
 printf '%s\n' "${stamps[@]}" >.venv/.installed
-say "done in $SECONDS s: Python $version with $versions$notice"
+say "done in $SECONDS s: Python $version with ${versions##*$'\n'}$notice"

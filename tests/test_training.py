@@ -1,0 +1,268 @@
+"""The engine: exact accumulation, clipping, overflows, and what stops a run."""
+
+import itertools
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from electra_cases import NO_DROPOUT, VOCABULARY_SIZE, masked_batch, normalizers, tiny_config
+
+from batching import UpdateData
+from command_line import RunFailure
+from optimization import AdamW, Lamb
+from pretraining import PretrainingModel
+from training import Engine, Hooks, LoopPlan, LossScale, StopSignal, run_loop
+
+
+def _update(number, *batches) -> UpdateData:
+    return UpdateData(
+        number=number,
+        micro_batches=list(batches),
+        normalizers=normalizers(*batches),
+        sequences=sum(len(batch["input_ids"]) for batch in batches),
+        tokens=int(sum(batch["input_mask"].sum() for batch in batches)),
+        origin=lambda: "shard-7 record 3",
+    )
+
+
+def _engine(accumulation=1, optimizer="adam", loss_scaling=False, jit_compile=False, seed=5, **changes):
+    tf.keras.utils.set_random_seed(1)
+    model = PretrainingModel(tiny_config(num_hidden_layers=1, **changes), VOCABULARY_SIZE)
+    model.build()
+    variables = model.named_variables()
+    kind = {"adam": AdamW, "lamb": Lamb}[optimizer]
+    engine = Engine(
+        model,
+        variables,
+        kind(variables, beta_1=0.9, beta_2=0.999, weight_decay_rate=0.01),
+        accumulation_steps=accumulation,
+        loss_scaling=loss_scaling,
+        jit_compile=jit_compile,
+        seed=seed,
+    )
+    return engine, variables
+
+
+class _NeverStopped:
+    exit_code = 0
+
+
+def _split(batch, sizes):
+    starts = np.cumsum([0, *sizes])
+    return [{n: v[a:b] for n, v in batch.items()} for a, b in itertools.pairwise(starts)]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lamb"])
+def test_k_micro_batches_equal_one_batch_k_times_as_large(optimizer):
+    """To float tolerance, although the micro-batches hold different numbers of tokens and picks."""
+    batches = [masked_batch(12, seed=seed) for seed in range(3)]
+    counts = [batch["input_mask"][:4].sum() for batch in batches] + [batches[0]["input_mask"][4:8].sum()]
+    assert len(set(counts)) > 1
+    whole, whole_variables = _engine(1, optimizer, **NO_DROPOUT)
+    parts, part_variables = _engine(3, optimizer, **NO_DROPOUT)
+    for number, batch in enumerate(batches, start=1):
+        one = whole.update(_update(number, batch), 1e-2, _NeverStopped)
+        three = parts.update(_update(number, *_split(batch, [4, 4, 4])), 1e-2, _NeverStopped)
+        assert three.loss == pytest.approx(one.loss, rel=1e-5)
+        assert three.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+        for name, value in one.sums.items():
+            np.testing.assert_allclose(three.sums[name].numpy(), value.numpy(), rtol=1e-5, err_msg=name)
+    for name, variable in whole_variables.items():
+        np.testing.assert_allclose(part_variables[name].numpy(), variable.numpy(), atol=2e-4, err_msg=name)
+
+
+def test_accumulators_start_empty_in_every_update():
+    """The second update with accumulation equals the same update by an engine that did nothing before."""
+    batches = _split(masked_batch(8, seed=1), [4, 4])
+    used, used_variables = _engine(2, **NO_DROPOUT)
+    used.update(_update(1, *_split(masked_batch(8, seed=9), [4, 4])), 0.0, _NeverStopped)
+    fresh, fresh_variables = _engine(2, **NO_DROPOUT)
+    norms = [
+        engine.update(_update(2, *batches), 0.0, _NeverStopped).gradient_norm for engine in (used, fresh)
+    ]
+    assert norms[0] == norms[1]
+    for name in used_variables:
+        np.testing.assert_array_equal(used_variables[name].numpy(), fresh_variables[name].numpy())
+
+
+def test_gradients_are_clipped_to_global_norm_one():
+    """The first moment after one update is (1 - beta_1) times the clipped gradient."""
+    engine, _ = _engine(**NO_DROPOUT)
+    result = engine.update(_update(1, masked_batch(8)), 0.0, _NeverStopped)
+    assert result.gradient_norm > 1
+    moments = engine._optimizer.named_variables()
+    squares = sum(float(tf.reduce_sum(value**2)) for name, value in moments.items() if name.startswith("m/"))
+    assert np.sqrt(squares) / (1 - 0.9) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_same_seed_same_weights_bit_for_bit_and_another_seed_others():
+    """Dropout included: its masks follow from the seed, the update and the micro-batch."""
+    runs = []
+    for seed in (5, 5, 6):
+        engine, variables = _engine(seed=seed)
+        for number in (1, 2):
+            engine.update(_update(number, masked_batch(8, seed=number)), 1e-2, _NeverStopped)
+        runs.append({name: variable.numpy() for name, variable in variables.items()})
+    assert all(np.array_equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not all(np.array_equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
+def test_dropout_differs_between_updates_and_between_micro_batches():
+    engine, _ = _engine(2)
+    seeds = {tuple(engine._dropout_seed(update, micro)) for update in range(50) for micro in range(20)}
+    assert len(seeds) == 1000
+    batch = masked_batch(4)
+    engine, _ = _engine()
+    losses = [engine.update(_update(number, batch), 0.0, _NeverStopped).loss for number in (1, 2, 1)]
+    assert losses[0] == losses[2] != losses[1]
+
+
+@pytest.mark.slow
+def test_xla_computes_the_same_update():
+    plain, plain_variables = _engine(2, **NO_DROPOUT)
+    compiled, compiled_variables = _engine(2, jit_compile=True, **NO_DROPOUT)
+    batches = _split(masked_batch(8), [4, 4])
+    results = [e.update(_update(1, *batches), 1e-2, _NeverStopped) for e in (plain, compiled)]
+    assert results[1].loss == pytest.approx(results[0].loss, rel=1e-5)
+    for name, variable in plain_variables.items():
+        np.testing.assert_allclose(
+            compiled_variables[name].numpy(), variable.numpy(), atol=2e-4, err_msg=name
+        )
+
+
+# ----------------------------------------------------------------------------------------- what goes wrong
+
+
+def _linear_engine(loss_scaling=False):
+    """A model of one weight, whose gradient is the mean of x and whose loss is the mean of y."""
+    weight = tf.Variable(0.5)
+
+    def loss(batch, normalizers, dropout_seed):
+        slope = weight * batch["x"]
+        value = tf.reduce_sum(slope - tf.stop_gradient(slope) + batch["y"]) / normalizers["n"]
+        return value, {"n": tf.cast(tf.size(batch["x"]), tf.float64)}
+
+    engine = Engine(
+        loss,
+        {"w": weight},
+        AdamW({"w": weight}, beta_1=0.9, beta_2=0.999, weight_decay_rate=0.0),
+        accumulation_steps=2,
+        loss_scaling=loss_scaling,
+        jit_compile=False,
+        seed=0,
+    )
+    return engine, weight
+
+
+def _linear_update(number, x, y=0.0) -> UpdateData:
+    parts = [{"x": np.float32([value]), "y": np.float32([y])} for value in x]
+    return UpdateData(number, parts, {"n": np.float32(2)}, 2, 2, lambda: "shard-7 records 3, 9")
+
+
+def _run(engine, updates, **plan):
+    saved = []
+    hooks = Hooks(lambda *_: None, saved.append, lambda *_: None, lambda *_: None)
+    count = len(updates)
+    settings = {
+        "first_update": 1,
+        "last_update": count,
+        "stop_after": count,
+        "log_every": 1,
+        "save_every": 1,
+        "evaluate_every": 0,
+    } | plan
+    done, _ = run_loop(engine, iter(updates), lambda step: 0.1, LoopPlan(**settings), hooks, _NeverStopped)
+    return done, saved
+
+
+def test_an_overflow_skips_the_whole_accumulated_update_and_is_counted():
+    """One bad micro-batch of two: nothing moves, the scale halves, the next update is a clean one."""
+    engine, weight = _linear_engine(loss_scaling=True)
+    result = engine.update(_linear_update(1, [1.0, np.float32(3e38)]), 0.1, _NeverStopped)
+    assert not result.applied and float(weight) == 0.5
+    assert int(engine._optimizer.iterations) == 0
+    assert engine.loss_scale.value == LossScale.INITIAL / 2
+    result = engine.update(_linear_update(2, [1.0, 3.0]), 0.1, _NeverStopped)
+    assert result.applied and result.gradient_norm == pytest.approx(2.0)
+    assert float(weight) == pytest.approx(0.5 - 0.1, rel=1e-4)  # Adam's first step: the learning rate
+
+
+def test_the_loss_scale_does_not_change_the_gradient():
+    plain, weight = _linear_engine()
+    scaled, scaled_weight = _linear_engine(loss_scaling=True)
+    for engine in (plain, scaled):
+        engine.update(_linear_update(1, [0.25, 0.5]), 0.1, _NeverStopped)
+    assert float(weight) == float(scaled_weight)
+
+
+def test_the_loss_scale_doubles_after_two_thousand_good_updates():
+    scale = LossScale(enabled=True)
+    for _ in range(2000):
+        scale.update(applied=True)
+    assert scale.value == 2 * LossScale.INITIAL
+    scale.update(applied=False)
+    assert scale.value == LossScale.INITIAL and scale.updates_without_overflow == 0
+
+
+def test_a_nan_loss_stops_the_run_with_its_data_and_saves_nothing_after_it():
+    engine, weight = _linear_engine()
+    updates = [_linear_update(1, [1, 1]), _linear_update(2, [1, 1], y=np.nan), _linear_update(3, [1, 1])]
+    saved = []
+    hooks = Hooks(lambda *_: None, saved.append, lambda *_: None, lambda *_: None)
+    plan = LoopPlan(1, 3, 3, log_every=1, save_every=1, evaluate_every=0)
+    with pytest.raises(RunFailure, match=r"update 2 is nan.*shard-7 records 3, 9"):
+        run_loop(engine, iter(updates), lambda step: 0.1, plan, hooks, _NeverStopped)
+    assert saved == [1] and np.isfinite(float(weight))
+
+
+def test_an_infinite_gradient_without_loss_scaling_stops_the_run():
+    engine, weight = _linear_engine()
+    with pytest.raises(RunFailure, match="gradient of update 1"):
+        _run(engine, [_linear_update(1, [1.0, np.float32(3e38)])])
+    assert float(weight) == 0.5
+
+
+def test_a_collapsed_loss_scale_stops_the_run():
+    engine, _ = _linear_engine(loss_scaling=True)
+    engine.loss_scale.value = 1.0
+    with pytest.raises(RunFailure, match="loss scale"):
+        _run(engine, [_linear_update(1, [1.0, np.float32(3e38)])])
+
+
+# ------------------------------------------------------------------------------------------------ the loop
+
+
+def test_the_loop_saves_at_multiples_and_at_the_end():
+    engine, _ = _linear_engine()
+    updates = [_linear_update(number, [1.0, 2.0]) for number in range(1, 8)]
+    assert _run(engine, updates, save_every=3) == (7, [3, 6, 7])
+
+
+def test_steps_of_this_run_stop_the_loop_early():
+    engine, _ = _linear_engine()
+    updates = [_linear_update(number, [1.0, 2.0]) for number in range(1, 8)]
+    assert _run(engine, updates, save_every=5, stop_after=2) == (2, [2])
+
+
+def test_a_signal_ends_the_loop_with_a_checkpoint_of_whole_updates():
+    """Also in the middle of an accumulated update, whose first half is given up."""
+    engine, _ = _linear_engine()
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        stop = StopSignal()
+
+        def updates():
+            yield _linear_update(1, [1.0, 2.0])
+            signal.raise_signal(signal.SIGTERM)
+            yield _linear_update(2, [1.0, 2.0])
+
+        saved = []
+        hooks = Hooks(lambda *_: None, saved.append, lambda *_: None, lambda *_: None)
+        plan = LoopPlan(1, 9, 9, log_every=100, save_every=100, evaluate_every=0)
+        done, _ = run_loop(engine, updates(), lambda step: 0.1, plan, hooks, stop)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+    assert (done, saved, stop.exit_code) == (1, [1], 143)
+    assert int(engine._optimizer.iterations) == 1
