@@ -44,7 +44,7 @@ def main() -> int:
     config = parse(DatasetConfig, description=__doc__)
     vocabulary = load_vocabulary(config.vocab_file, config.do_lower_case)
     sources = corpus.find_sources(config.corpus_dir, leave_out=(config.vocab_file, config.output_dir))
-    output = Path(config.output_dir)
+    output = _make_folder(config.output_dir)
     with _pool(config, vocabulary) as pool:
         inspections = _inspect(pool, sources)
         usable = _usable_sources(sources, inspections, config)
@@ -69,6 +69,15 @@ def main() -> int:
 
 
 # ------------------------------------------------------------------------------------------------ set-up
+
+
+def _make_folder(output_dir: str) -> Path:
+    """The output folder, made before the sources are read: a path that cannot be one is reported at once."""
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output_dir {output_dir}: {error.strerror}") from None
+    return Path(output_dir)
 
 
 @contextlib.contextmanager
@@ -169,10 +178,6 @@ def _is_complete(output: Path, ledger: dict) -> bool:
 
 def _check_output_folder(output: Path, ledger: dict) -> None:
     """Refuse to mix two settings, or our shards with somebody else's, in one folder."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output_dir {output}: {error.strerror}") from None
     recorded = output / WORK_FOLDER / "ledger.json"
     if recorded.exists():
         _check_same(output, files.read_json(recorded), ledger)

@@ -25,8 +25,8 @@ _BLOCK_SIZE = 2_000_000
 _LINE_OVERHEAD = 60
 _MAX_LINE_CHARACTERS = 200_000
 _READ_BYTES = 1 << 20
-# Repetitive text may shrink to a thousandth; what so few bytes stand for fits in memory all the same.
-_ZSTD_READ_BYTES = 1 << 12
+# Repetitive text may shrink to a ten-thousandth; what so few bytes stand for fits in memory all the same.
+_ZSTD_READ_BYTES = 1 << 10
 _FAULTS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 Document = list[str]
@@ -97,6 +97,8 @@ def inspect_source(source: Source) -> SourceInspection:
             while chunk := stream.read(_READ_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
+        if size == 0 and not source.path.endswith(".txt"):
+            raise EOFError("an empty file is no archive")
         with open_binary(source.path) as stream:
             while chunk := stream.read(_READ_BYTES):
                 decoder.decode(chunk)

@@ -79,8 +79,9 @@ class Optimizer(abc.ABC):
     def apply(self, gradients: dict[str, tf.Tensor], learning_rate: tf.Tensor) -> None:
         """One update; `gradients` are dense, by variable name."""
         self.iterations.assign_add(1)
+        constants = self._constants(learning_rate)
         for name, gradient in gradients.items():
-            self._update(name, gradient, learning_rate)
+            self._update(name, gradient, **constants)
 
     def _decay_rate(self, name: str) -> float:
         return 0.0 if is_bias_or_layer_norm(name) else self._weight_decay_rate
@@ -93,7 +94,12 @@ class Optimizer(abc.ABC):
         )
 
     @abc.abstractmethod
-    def _update(self, name: str, gradient: tf.Tensor, learning_rate: tf.Tensor) -> None: ...
+    def _constants(self, learning_rate: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What all variables' updates share, computed once an update: arguments of `_update`."""
+
+    @abc.abstractmethod
+    def _update(self, name: str, gradient: tf.Tensor, **constants: tf.Tensor) -> None:
+        """Update one variable and its slots."""
 
 
 class AdamW(Optimizer):
@@ -107,11 +113,7 @@ class AdamW(Optimizer):
         super().__init__(variables, **settings)
         self._bias_correction = bias_correction
 
-    def _update(self, name, gradient, learning_rate):
-        variable = self._variables[name]
-        decay_rate = self._decay_rate(name)
-        if decay_rate:
-            variable.assign(variable * (1 - learning_rate * decay_rate))
+    def _constants(self, learning_rate):
         step_size, epsilon = learning_rate, tf.constant(EPSILON)
         if self._bias_correction:
             # m_hat / (sqrt(v_hat) + eps) = (c2 / c1) * m / (sqrt(v) + c2 * eps), c2 = sqrt(1 - beta_2**t):
@@ -120,15 +122,28 @@ class AdamW(Optimizer):
             root_2 = tf.sqrt(correction_2)
             step_size = learning_rate * tf.cast(root_2 / correction_1, tf.float32)
             epsilon = tf.cast(EPSILON * root_2, tf.float32)
+        return {
+            "shrinkage": 1 - learning_rate * self._weight_decay_rate,
+            "step_size": step_size,
+            "epsilon": epsilon,
+            "beta_1": tf.constant(self._beta_1, tf.float32),
+            "beta_2": tf.constant(self._beta_2, tf.float32),
+            "zero": tf.constant(0.0),
+        }
+
+    def _update(self, name, gradient, *, shrinkage, step_size, epsilon, beta_1, beta_2, zero):
+        variable = self._variables[name]
+        if self._decay_rate(name):
+            variable.assign(variable * shrinkage)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._m[name].handle,
             v=self._v[name].handle,
-            beta1_power=tf.constant(0.0),
-            beta2_power=tf.constant(0.0),
+            beta1_power=zero,
+            beta2_power=zero,
             lr=step_size,
-            beta1=tf.constant(self._beta_1, tf.float32),
-            beta2=tf.constant(self._beta_2, tf.float32),
+            beta1=beta_1,
+            beta2=beta_2,
             epsilon=epsilon,
             grad=gradient,
             use_locking=True,
@@ -148,9 +163,12 @@ class Lamb(Optimizer):
         super().__init__(variables, **settings)
         self._skip_adaptive = skip_adaptive
 
-    def _update(self, name, gradient, learning_rate):
-        variable, m, v = self._variables[name], self._m[name], self._v[name]
+    def _constants(self, learning_rate):
         correction_1, correction_2 = (tf.cast(value, tf.float32) for value in self._corrections())
+        return {"learning_rate": learning_rate, "correction_1": correction_1, "correction_2": correction_2}
+
+    def _update(self, name, gradient, *, learning_rate, correction_1, correction_2):
+        variable, m, v = self._variables[name], self._m[name], self._v[name]
         m.assign(self._beta_1 * m + (1 - self._beta_1) * gradient)
         v.assign(self._beta_2 * v + (1 - self._beta_2) * tf.square(gradient))
         direction = (m / correction_1) / (tf.sqrt(v / correction_2) + EPSILON)

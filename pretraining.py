@@ -30,7 +30,8 @@ class PretrainingModel(keras.layers.Layer):
     """
 
     def __init__(self, config: PretrainingConfig, vocabulary_size: int):
-        super().__init__(name="pretraining")
+        # Not autocast: the batch's random numbers and counts must stay float32 in mixed precision.
+        super().__init__(name="pretraining", autocast=False)
         self._config = config
         self.discriminator_config = config.discriminator(vocabulary_size)
         self.generator_config = config.generator(vocabulary_size)

@@ -108,7 +108,7 @@ class PretrainingRun:
             seed=config.seed,
             rank=workers.rank,
         )
-        self._evaluate_batch = tf.function(self._model, jit_compile=config.xla)
+        self._evaluate_batch = tf.function(self._model, jit_compile=config.xla, autograph=False)
         self._held_out = _held_out_data(config, inputs)
         self._skipped: list[tuple[int, int]] = []
         self._started = time.time()

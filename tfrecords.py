@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import mmap
+import re
 import resource
 import struct
 from collections.abc import Sequence
@@ -276,7 +277,8 @@ def parse_examples(payloads: Sequence[bytes], max_seq_length: int) -> dict[str, 
     try:
         parsed = tf.io.parse_example(tf.constant(list(payloads)), schema)
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(str(error.message).splitlines()[0]) from None
+        # Without the names of TensorFlow's own functions around it.
+        raise ValueError(re.sub(r"{{.*?}}|\[Op:.*", "", error.message.splitlines()[0]).strip()) from None
     return {name: parsed[name].numpy().astype(np.int32) for name in FEATURES}
 
 

@@ -96,8 +96,10 @@ class Engine:
         self._accumulators: dict[str, tf.Variable] = {}
         if accumulation_steps > 1:
             self._accumulators = {name: tf.Variable(tf.zeros_like(v)) for name, v in variables.items()}
-        self._accumulate = tf.function(self._accumulate_micro_batch, jit_compile=jit_compile)
-        self._finish = tf.function(self._finish_update, jit_compile=jit_compile)
+        # No tensor decides on Python's control flow here, so AutoGraph would only make tracing slower.
+        options = {"jit_compile": jit_compile, "autograph": False}
+        self._accumulate = tf.function(self._accumulate_micro_batch, **options)
+        self._finish = tf.function(self._finish_update, **options)
 
     def update(self, data: UpdateData, learning_rate: float, stop: "StopSignal") -> UpdateResult | None:
         """One update, applied if its gradient is finite; None when a signal cut it short."""

@@ -1,0 +1,77 @@
+"""What several test files share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Before any test loads TensorFlow, and passed on to the programs that tests start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real text, vocabulary and questions that lies beside the project on some machines."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no shared/data folder beside the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_program():
+    """Run a program of the project: run_program("build_vocabulary.py", "--corpus-dir", folder)."""
+
+    def run(program: str, *arguments, cwd=None, timeout: float = 120) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / program), *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, timeout=timeout, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def usage_error(run_program):
+    """Run a program that must refuse its arguments: exit code 2 and one line on stderr, which is returned."""
+
+    def run(program: str, *arguments, **options) -> str:
+        result = run_program(program, *arguments, **options)
+        assert result.returncode == 2, result.stdout + result.stderr
+        (line,) = result.stderr.splitlines()
+        return line
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def language(tmp_path_factory, run_program) -> Path:
+    """The made-up language (electra_cases.py): text, vocabulary, shards of 32 and 64, a tenth held out."""
+    from electra_cases import write_language
+
+    folder = tmp_path_factory.mktemp("language") / "corpus"
+    write_language(folder)
+    for length in (32, 64):
+        arguments = {
+            "--corpus-dir": folder / "text",
+            "--vocab-file": folder / "vocab.txt",
+            "--output-dir": folder / f"shards_{length}",
+            "--max-seq-length": length,
+            "--num-out-files": 3,
+            "--held-out-fraction": 0.1,
+        }
+        done = run_program(
+            "build_pretraining_dataset.py", *(part for pair in arguments.items() for part in pair)
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, language):
+    """Pre-training runs that the tests of one file share a results folder for."""
+    from training_runs import Runs
+
+    return Runs(tmp_path_factory.mktemp("results"), language)

@@ -1,0 +1,228 @@
+"""Examples follow Google's segment rule; their draws follow from the seed and the document's text alone."""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import example_builder
+from example_builder import Segments, build_examples, document_key, is_held_out, join_segments
+from keyed_random import ScalarStream, derive_key
+
+CLS, SEP = 101, 102
+
+
+class GooglesBuilder:
+    """google-research/electra, build_pretraining_dataset.ExampleBuilder, by reference.md's account of it: one
+    line after another is added, an example comes out when there is enough, draws are taken in this order."""
+
+    def __init__(self, max_length: int, stream: ScalarStream):
+        self._max_length, self._stream = max_length, stream
+        self._sentences, self._length = [], 0
+        self._draw_target()
+
+    def add_line(self, tokens: list[int]) -> tuple[list[int], list[int]] | None:
+        if tokens:
+            self._sentences.append(tokens)
+            self._length += len(tokens)
+        return self.emit() if self._length >= self._target else None
+
+    def emit(self) -> tuple[list[int], list[int]] | None:
+        if not self._sentences:
+            return None
+        first_target = 100_000 if self._stream.uniform() < 0.1 else (self._target - 3) // 2
+        first, second = [], []
+        for sentence in self._sentences:
+            if not first or len(first) + len(sentence) < first_target:
+                joins_first = True
+            elif not second and len(first) < first_target:
+                joins_first = self._stream.uniform() < 0.5
+            else:
+                joins_first = False
+            (first if joins_first else second).extend(sentence)
+        first = first[: self._max_length - 2]
+        second = second[: max(0, self._max_length - len(first) - 3)]
+        self._sentences, self._length = [], 0
+        self._draw_target()
+        return first, second
+
+    def _draw_target(self) -> None:
+        self._target = self._max_length
+        if self._stream.uniform() < 0.05:
+            self._target = self._stream.integer(5, self._max_length)
+
+
+def googles_examples(
+    lines: list[list[int]], max_length: int, key: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    builder = GooglesBuilder(max_length, ScalarStream(derive_key(key, "segments")))
+    for example in [*map(builder.add_line, lines), builder.emit()]:
+        if example is not None:
+            yield example
+
+
+def random_document(draw: random.Random, longest_line: int) -> list[list[int]]:
+    """Lines of token ids that number the tokens of the document."""
+    lengths = [draw.randint(0, longest_line) for _ in range(draw.randint(0, 40))]
+    numbers = iter(range(1000, 100_000))
+    return [[next(numbers) for _ in range(length)] for length in lengths]
+
+
+@pytest.mark.parametrize("max_length", [8, 16, 128, 512])
+def test_examples_are_those_of_googles_rule(max_length):
+    draw = random.Random(max_length)
+    compared = 0
+    for number in range(400):
+        lines = random_document(draw, draw.choice([3, 30, 200]))
+        ours = list(build_examples(lines, max_length, number))
+        assert [tuple(example) for example in ours] == list(googles_examples(lines, max_length, number))
+        compared += len(ours)
+    assert compared > 800
+
+
+class ScriptedStream:
+    """Gives the draws that a hand-worked case asks for, and no more."""
+
+    def __init__(self, uniforms: list[float]):
+        self._uniforms = uniforms
+
+    def __call__(self, key: int) -> "ScriptedStream":
+        return self
+
+    def uniform(self) -> float:
+        return self._uniforms.pop(0)
+
+    def integer(self, low: int, high: int) -> int:
+        return low + int(self.uniform() * (high - low + 1))
+
+
+FULL, SHORT = 0.05, 0.049  # Draws of a target: the whole length, or one of a third draw.
+PAIR, SINGLE = 0.1, 0.099
+HEADS, TAILS = 0.499, 0.5
+
+
+@pytest.mark.parametrize(
+    ("lengths", "draws", "expected"),
+    [
+        # 12 of 16 tokens are not enough; the fourth line makes 18. First target (16 - 3) // 2 = 6.
+        # 4 | 4 + 3 < 6 fails, tails: second | second | second, trimmed to 16 - 4 - 3 = 9.
+        ([4, 3, 5, 6], [FULL, PAIR, TAILS, FULL], [([(0, 4)], [(4, 13)])]),
+        # The same with heads: the first gets 7 and is full, the second 11, trimmed to 16 - 7 - 3 = 6.
+        ([4, 3, 5, 6], [FULL, PAIR, HEADS, FULL], [([(0, 7)], [(7, 13)])]),
+        # A line that fits joins the first segment even after the second was begun.
+        ([2, 9, 2, 3], [FULL, PAIR, TAILS, FULL], [([(0, 2), (11, 13)], [(2, 11)])]),
+        # A single segment takes all lines, trimmed to 16 - 2 = 14.
+        ([4, 3, 5, 6], [FULL, SINGLE, FULL], [([(0, 14)], [])]),
+        # A first line of 13 leaves no room for the second segment.
+        ([13, 9], [FULL, PAIR, FULL], [([(0, 13)], [])]),
+        ([12, 9], [FULL, PAIR, FULL], [([(0, 12)], [(12, 13)])]),
+        # The rest of a document is an example, however short; blank lines have no part in it.
+        ([0, 16, 0, 1, 0], [FULL, PAIR, FULL, PAIR], [([(0, 14)], []), ([(16, 17)], [])]),
+        ([3], [FULL, PAIR], [([(0, 3)], [])]),
+        ([], [FULL], []),
+        ([0, 0], [FULL], []),
+        # A short target of 5 + int(.25 * 12) = 8: first target (8 - 3) // 2 = 2, so no coin is thrown.
+        ([4, 4, 9], [SHORT, 0.25, PAIR, FULL, PAIR], [([(0, 4)], [(4, 8)]), ([(8, 17)], [])]),
+        # The shortest target is 5, the longest the whole length.
+        ([5, 1], [SHORT, 0.0, PAIR, FULL, PAIR], [([(0, 5)], []), ([(5, 6)], [])]),
+        ([15, 1], [SHORT, 0.999, PAIR, FULL], [([(0, 14)], [])]),
+    ],
+)
+def test_hand_worked_segments(lengths, draws, expected, monkeypatch):
+    """Slices of the document's tokens, max_seq_length 16; every draw is taken, in this order."""
+    stream = ScriptedStream(list(draws))
+    monkeypatch.setattr(example_builder, "ScalarStream", stream)
+    tokens = list(range(sum(lengths)))
+    starts = np.cumsum([0, *lengths]).tolist()
+    lines = [tokens[start : start + length] for start, length in zip(starts, lengths, strict=False)]
+    built = list(build_examples(lines, 16, 0))
+    assert built == [
+        Segments(*([token for slice_ in part for token in tokens[slice(*slice_)]] for part in example))
+        for example in expected
+    ]
+    assert stream._uniforms == []
+
+
+def test_layout_is_cls_a_sep_b_sep():
+    assert join_segments(Segments([1, 2], [3]), CLS, SEP) == ([CLS, 1, 2, SEP, 3, SEP], 4)
+    assert join_segments(Segments([1, 2], []), CLS, SEP) == ([CLS, 1, 2, SEP], 4)
+
+
+@pytest.mark.parametrize("max_length", [8, 9, 16, 128])
+def test_no_example_is_longer_than_the_maximum_or_empty(max_length):
+    draw = random.Random(3)
+    longest = 0
+    for number in range(500):
+        lines = random_document(draw, draw.choice([2, 10, 300]))
+        for segments in build_examples(lines, max_length, number):
+            ids, first_length = join_segments(segments, CLS, SEP)
+            assert segments.first and 3 <= len(ids) <= max_length and first_length <= len(ids)
+            longest = max(longest, len(ids))
+    assert longest == max_length
+
+
+def test_a_tenth_of_the_examples_is_a_single_segment():
+    """Lines of three tokens always leave some for a second segment, so that only the draw decides."""
+    lines = [[7, 8, 9]] * 4000
+    examples = [example for key in range(60) for example in list(build_examples(lines, 128, key))[:-1]]
+    singles = sum(not example.second for example in examples)
+    count = len(examples)
+    assert count > 5000
+    assert abs(singles - 0.1 * count) < 5 * np.sqrt(count * 0.1 * 0.9)
+
+
+def test_a_twentieth_of_the_targets_is_short_and_uniform():
+    """Lines of one token show the target as the number of tokens, up to the 125 that a pair has room for."""
+    lines = [[7]] * 12_800
+    lengths = [
+        sum(map(len, example)) for key in range(150) for example in list(build_examples(lines, 128, key))[:-1]
+    ]
+    counts = np.bincount(lengths, minlength=127)
+    share = 0.05 / 124
+    short, count = counts[5:125], len(lengths)
+    assert counts[:5].sum() == 0 and count > 10_000
+    assert abs(short.sum() - count * share * 120) < 5 * np.sqrt(count * share * 120)
+    statistic = ((short - short.mean()) ** 2 / short.mean()).sum()
+    assert (statistic - 119) / np.sqrt(2 * 119) < 5
+
+
+# ---------------------------------------------------------------------------------- the key of a document
+
+
+def test_draws_follow_from_the_key_whatever_is_built_beside_it():
+    lines = random_document(random.Random(4), 30) * 5
+    alone = list(build_examples(lines, 64, 11))
+    one, other = build_examples(lines, 64, 11), build_examples(lines, 64, 12)
+    interleaved = [(next(one), next(other, None)) for _ in alone]
+    assert [pair[0] for pair in interleaved] == alone
+    assert [pair[1] for pair in interleaved] != alone
+
+
+def test_key_is_of_the_seed_and_the_text():
+    documents = [["ab", "c"], ["a", "bc"], ["abc"], ["c", "ab"], ["ab", "c", ""], ["Ab", "c"], []]
+    keys = [document_key(seed, lines) for seed in (1, 2) for lines in documents]
+    assert len(set(keys)) == len(keys)
+    assert document_key(1, ["ab", "c"]) == keys[0]
+
+
+def test_held_out_share_is_the_fraction_that_was_asked_for():
+    keys = [document_key(7, [f"document {number}"]) for number in range(20_000)]
+    held_out = {fraction: {k for k in keys if is_held_out(k, fraction)} for fraction in (0.0, 0.01, 0.1, 0.5)}
+    for fraction, chosen in held_out.items():
+        assert abs(len(chosen) - fraction * 20_000) <= 5 * np.sqrt(20_000 * fraction * (1 - fraction))
+    assert held_out[0.01] < held_out[0.1] < held_out[0.5], (
+        "a larger fraction holds the smaller one's documents"
+    )
+
+
+def test_held_out_choice_says_nothing_about_the_segments():
+    """Held-out documents have single segments as often as others."""
+    lines = [[7, 8, 9]] * 400
+    shares = {True: [], False: []}
+    for number in range(1200):
+        key = document_key(7, [str(number)])
+        for example in list(build_examples(lines, 128, key))[:-1]:
+            shares[is_held_out(key, 0.5)].append(not example.second)
+    for singles in shares.values():
+        assert abs(sum(singles) - 0.1 * len(singles)) < 5 * np.sqrt(len(singles) * 0.09)
