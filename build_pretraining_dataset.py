@@ -93,10 +93,11 @@ def _pool(config: DatasetConfig, vocabulary: Vocabulary) -> Iterator[ProcessPool
     )
     try:
         # Ctrl-C reaches the whole process group, but the parent alone decides what happens then: the workers,
-        # which start at the first task, inherit that they ignore it.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        pool.submit(os.getpid)
-        signal.signal(signal.SIGINT, handler)
+        # which are started by the first tasks, inherit that it is blocked.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        for _ in range(config.num_processes):
+            pool.submit(os.getpid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         yield pool
     except BrokenProcessPool:
         raise RunFailure("a worker process died (out of memory?); run the command again to go on") from None
@@ -172,7 +173,10 @@ def _is_complete(output: Path, ledger: dict) -> bool:
         path = output / shard["name"]
         if not path.exists() or path.stat().st_size != shard["bytes"]:
             raise UsageError(f"--output_dir {output}: {path.name} is gone or changed; give a new folder")
-    files.remove_leftovers(output)
+    # What a run leaves that is killed while it cleans up; the folder may also be read-only, or in use by then.
+    if any(output.glob(".*")):
+        with contextlib.suppress(OSError), files.lock_folder(output):
+            files.remove_leftovers(output)
     return True
 
 
@@ -216,6 +220,8 @@ _worker_serializer: tfrecords.ExampleSerializer
 
 def _set_up_worker(vocabulary: Vocabulary, config: DatasetConfig) -> None:
     global _worker_tokenizer, _worker_vocabulary, _worker_config, _worker_serializer
+    # Again, for a worker that the pool starts later than the first tasks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker_vocabulary, _worker_config = vocabulary, config
     _worker_tokenizer = build_tokenizer(vocabulary)
@@ -337,7 +343,8 @@ def _assemble(
 
     counts = np.zeros(vocabulary.size, np.int64)
     for record in statistics:
-        pieces, occurrences = record["token_counts"]
+        # Typed, because a part of a block may be empty.
+        pieces, occurrences = np.array(record["token_counts"], np.int64)
         counts[pieces] += occurrences
     vocabulary.save(folder / tfrecords.VOCABULARY_NAME)
     tfrecords.write_array(folder / tfrecords.TOKEN_COUNTS_NAME, counts)

@@ -60,7 +60,7 @@ class Phase:
 def main() -> int:
     config = parse(ReportConfig, description=__doc__)
     phases = read_phases(find_log(config.run_dir))
-    if not any(phase.training or phase.held_out for phase in phases):
+    if not phases:
         raise UsageError(f"run_dir {config.run_dir}: its log holds no updates yet")
     output = Path(config.output)
     if output.suffix.lower() != ".png" or not output.parent.is_dir():
@@ -83,7 +83,6 @@ def find_log(run_dir: str) -> Path:
 def read_phases(log: Path) -> list[Phase]:
     """The phases of a run's log, in order; each start of the program says which phase it is."""
     phases: dict[int, Phase] = {}
-    current = phases.setdefault(1, Phase(1, 0))
     settings: dict = {}
     for event in read_dll_log(log):
         if event["type"] != "LOG":
@@ -91,14 +90,12 @@ def read_phases(log: Path) -> list[Phase]:
         data = event["data"]
         if event["step"] == "PARAMETER":
             settings |= data
-            number = 2 if settings.get("phase2") else 1
-            current = phases.setdefault(number, Phase(number, 0))
-            current.max_seq_length = settings.get("max_seq_length", 0)
         elif isinstance(event["step"], list) and event["step"]:
+            number = 2 if settings.get("phase2") else 1
+            phase = phases.setdefault(number, Phase(number, settings.get("max_seq_length", 0)))
             is_held_out = any(name.startswith("eval_") for name in data)
-            values = current.held_out if is_held_out else current.training
-            values[event["step"][-1]] = data
-    return [phase for phase in phases.values() if phase.training or phase.held_out]
+            (phase.held_out if is_held_out else phase.training)[event["step"][-1]] = data
+    return [phases[number] for number in sorted(phases)]
 
 
 def table(phases: list[Phase]) -> str:

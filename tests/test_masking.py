@@ -52,7 +52,7 @@ def picks_of(batch: dict[str, np.ndarray], row: int) -> list[int]:
 
 @pytest.mark.parametrize(("mask_prob", "most"), [(0.15, 19), (0.25, 32), (0.5, 10), (0.9, 128), (0.01, 1)])
 def test_number_of_picks_is_the_references(mask_prob, most):
-    """clip(round(tokens * share), 1, most), [CLS] and [SEP] counted, and no more than there are candidates."""
+    """clip(round(tokens * share), 1, most), [CLS] and [SEP] counted, no more than there are candidates."""
     rule = MaskingRule(mask_prob, most, MASK, (CLS, SEP, MASK))
     examples = random_batch(400)
     batch = mask_batch(examples, keys_of(400), rule)
@@ -156,7 +156,7 @@ def test_more_room_than_tokens_does_no_harm():
 
 
 def test_every_candidate_is_picked_equally_often():
-    """n of m without replacement: the counts' covariance is K f (1 - f) m / (m - 1) (1 - J / m) with f = n / m,
+    """n of m without replacement: the counts' covariance is K f (1 - f) m / (m - 1) (1 - J / m), f = n / m,
     so that the scaled sum of the deviations' squares is chi-square with m - 1 degrees of freedom."""
     rows, tokens, picks = 20_000, 42, 6
     candidates = tokens - 2

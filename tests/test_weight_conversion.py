@@ -1,0 +1,262 @@
+"""Weights go to Hugging Face and come from there as the same numbers."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from electra_cases import VOCABULARY_SIZE, random_examples, tiny_config
+from safetensors.numpy import load_file, save_file
+from training_runs import ROOT, one_line_error
+
+import weight_conversion
+from command_line import UsageError
+from pretraining import PretrainingModel
+from tokenization import SPECIAL_PIECES, Vocabulary
+
+torch = pytest.importorskip("torch", reason="PyTorch is the independent truth here")
+transformers = pytest.importorskip("transformers", reason="Hugging Face is the independent truth here")
+
+VOCABULARY = Vocabulary((*SPECIAL_PIECES, *(f"w{i}" for i in range(VOCABULARY_SIZE - len(SPECIAL_PIECES)))))
+SIZES = {
+    "vocab_size": VOCABULARY_SIZE,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+
+
+def _electra(kind: str, folder, seed: int = 0, **changes):
+    torch.manual_seed(seed)
+    config = transformers.ElectraConfig(embedding_size=24, **(SIZES | changes))
+    model = getattr(transformers, kind)(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return model
+
+
+def _bert(folder):
+    torch.manual_seed(1)
+    model = transformers.BertModel(transformers.BertConfig(**SIZES)).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def _model(**changes) -> PretrainingModel:
+    tf.keras.utils.set_random_seed(8)
+    model = PretrainingModel(tiny_config(**changes), VOCABULARY_SIZE)
+    model.build()
+    return model
+
+
+def _read(folder, model: PretrainingModel) -> weight_conversion.InitialWeights:
+    variables = model.named_variables()
+    initial = weight_conversion.read_initial_weights(
+        str(folder),
+        {name: tuple(variable.shape) for name, variable in variables.items()},
+        model.discriminator_config,
+        model.generator_config,
+        VOCABULARY,
+    )
+    for name, tensor in initial.tensors.items():
+        variables[name].assign(tensor)
+    return initial
+
+
+def _inputs():
+    examples = random_examples(3)
+    ours = [tf.constant(examples[name]) for name in ("input_ids", "input_mask", "segment_ids")]
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    theirs = {n: torch.tensor(t.numpy().astype(np.int64)) for n, t in zip(names, ours, strict=True)}
+    return ours, theirs, examples["input_mask"].reshape(-1) > 0
+
+
+def _same_hidden_states(encoder, model) -> None:
+    ours, theirs, real = _inputs()
+    with torch.no_grad():
+        expected = model(**theirs).last_hidden_state.numpy().reshape(-1, 32)
+    np.testing.assert_allclose(encoder(*ours).numpy()[real], expected[real], atol=1e-4)
+
+
+def test_a_pair_starts_both_networks_with_hugging_faces_logits(tmp_path):
+    discriminator = _electra("ElectraForPreTraining", tmp_path / "discriminator")
+    generator = _electra(
+        "ElectraForMaskedLM",
+        tmp_path / "generator",
+        hidden_size=16,
+        num_attention_heads=1,
+        intermediate_size=64,
+    )
+    # Released pairs share their embeddings; here they are made to.
+    tensors = load_file(tmp_path / "generator" / "model.safetensors")
+    shared = load_file(tmp_path / "discriminator" / "model.safetensors")
+    tensors |= {name: tensor for name, tensor in shared.items() if name.startswith("electra.embeddings.")}
+    save_file(tensors, tmp_path / "generator" / "model.safetensors", metadata={"format": "pt"})
+    generator = transformers.ElectraForMaskedLM.from_pretrained(tmp_path / "generator").eval()
+
+    model = _model()
+    initial = _read(tmp_path, model)
+    assert not initial.missing and not initial.unused and not initial.remarks
+    ours, theirs, real = _inputs()
+    with torch.no_grad():
+        expected = discriminator(**theirs).logits.numpy().reshape(-1)
+        expected_lm = generator(**theirs).logits.numpy().reshape(-1, VOCABULARY_SIZE)
+    logits = model.discriminator_head(model.electra(*ours)).numpy()
+    np.testing.assert_allclose(logits[real], expected[real], atol=1e-4)
+    lm_logits = model.masked_lm_head(model.generator(*ours)).numpy()
+    np.testing.assert_allclose(lm_logits[real], expected_lm[real], atol=1e-4)
+
+
+def test_a_discriminator_alone_leaves_the_generator_random_and_says_so(tmp_path):
+    _electra("ElectraForPreTraining", tmp_path)
+    initial = _read(tmp_path, _model())
+    assert initial.missing and all(name.startswith("generator") for name in initial.missing)
+    assert any("generator's encoder" in remark for remark in initial.remarks)
+
+
+def test_a_generator_alone_starts_the_generator_and_the_embeddings(tmp_path):
+    _electra("ElectraForMaskedLM", tmp_path, hidden_size=16, num_attention_heads=1, intermediate_size=64)
+    initial = _read(tmp_path, _model())
+    found = set(initial.tensors)
+    assert "electra/embeddings/word_embeddings" in found and "generator_predictions/output_bias" in found
+    assert "generator/encoder/layer_1/output/dense/kernel" in found
+    assert any("discriminator's encoder" in remark for remark in initial.remarks)
+
+
+def test_a_bert_starts_both_networks_when_they_are_as_wide(tmp_path):
+    bert = _bert(tmp_path)
+    model = _model(embedding_size=32, generator_hidden_size=1.0)
+    initial = _read(tmp_path, model)
+    _same_hidden_states(model.electra, bert)
+    _same_hidden_states(model.generator, bert)
+    assert {name.split("/")[0] for name in initial.missing} == {
+        "discriminator_predictions",
+        "generator_predictions",
+    }
+    assert [name.split(": ")[1] for name in initial.unused] == ["pooler.dense.bias", "pooler.dense.weight"]
+
+
+def test_a_narrower_generator_starts_from_random_weights_said_aloud(tmp_path):
+    _bert(tmp_path)
+    initial = _read(tmp_path, _model(embedding_size=32, generator_hidden_size=0.5))
+    assert any("generator is narrower" in remark for remark in initial.remarks)
+    assert "electra/encoder/layer_1/attention/self/query/kernel" in initial.tensors
+    assert not any(name.startswith("generator/encoder") for name in initial.tensors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": 64, "intermediate_size": 48}, "hidden_size 32"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers 2"),
+        ({"num_attention_heads": 8}, "num_attention_heads 4"),
+        ({"embedding_size": 40}, "embedding_size 24"),
+    ],
+    ids=str,
+)
+def test_another_architecture_stops_and_names_the_sizes(tmp_path, changes, words):
+    _electra("ElectraForPreTraining", tmp_path)
+    with pytest.raises(UsageError, match=words):
+        _read(tmp_path, _model(**changes))
+
+
+def test_a_tensor_of_another_shape_than_its_config_says_stops(tmp_path):
+    _electra("ElectraForPreTraining", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["electra.encoder.layer.0.output.dense.bias"] = np.zeros(31, np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match=r"output\.dense\.bias is \(31,\)"):
+        _read(tmp_path, _model())
+
+
+def test_weights_of_another_vocabulary_stop(tmp_path):
+    _electra("ElectraForPreTraining", tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(reversed(VOCABULARY.pieces)) + "\n")
+    with pytest.raises(UsageError, match=r"vocab\.txt is not the vocabulary"):
+        _read(tmp_path, _model())
+
+
+def test_a_folder_without_weights_or_of_another_kind_stops(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no config\.json"):
+        _read(tmp_path, _model())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(UsageError, match="'gpt2' is neither electra nor bert"):
+        _read(tmp_path, _model())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "electra", "hidden_size": 32}))
+    with pytest.raises(UsageError, match=r"holds no model\.safetensors"):
+        _read(tmp_path, _model())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "folders"),
+    [
+        ((), ["discriminator", "generator"]),
+        (("--untied_generator=False",), ["discriminator", "generator"]),
+        (("--untied_generator_embeddings",), ["discriminator", "generator"]),
+        (("--uniform_generator",), ["discriminator"]),
+        (("--electra_objective=False",), ["discriminator", "generator"]),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, tuple) else "",
+)
+def test_every_kind_of_run_exports_folders_that_hugging_face_loads_whole(runs, tmp_path, options, folders):
+    """Without a missing or unexpected key, with the vocabulary, and as the weights of the checkpoint."""
+    name = "export" + "".join(options).replace("=", "-")
+    runs.run(name, *options, num_train_steps=2, num_warmup_steps=1)
+    output = tmp_path / "exports"
+    command = [sys.executable, str(ROOT / "postprocess_pretrained_ckpt.py")]
+    arguments = ["--pretrained_checkpoint", str(runs.folder(name)), "--output_dir", str(output)]
+    for _ in range(2):  # the second export replaces the first
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in output.iterdir()) == folders
+    kinds = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
+    if options == ("--electra_objective=False",):
+        kinds["discriminator"] = "ElectraModel"
+    saved = runs.weights(name, "ckpt-2")
+    for folder in folders:
+        model, info = getattr(transformers, kinds[folder]).from_pretrained(
+            output / folder, output_loading_info=True
+        )
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        own = folder == "discriminator" or "--untied_generator_embeddings" not in options
+        table = saved[f"{'electra' if own else 'generator'}/embeddings/word_embeddings"]
+        np.testing.assert_array_equal(model.get_input_embeddings().weight.detach().numpy(), table)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(output / folder)
+        assert tokenizer("T3w1 t5w2")["input_ids"] == tokenizer.convert_tokens_to_ids(
+            ["[CLS]", "t3w1", "t5w2", "[SEP]"]
+        )
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_hugging_face_weights(runs, tmp_path, language):
+    """The first checkpoint of a run whose learning rate is 0 holds the folder's numbers."""
+    pieces = len((language / "vocab.txt").read_text().split())
+    sizes = {"vocab_size": pieces, "num_hidden_layers": 1, "num_attention_heads": 2}
+    _electra("ElectraForPreTraining", tmp_path, **sizes)
+    done = runs.run("initial", f"--init_weights={tmp_path}", learning_rate=0, num_train_steps=3)
+    assert "starting from the weights in" in done.stdout and "missing, random" in done.stdout
+    theirs = load_file(tmp_path / "model.safetensors")
+    ours = runs.weights("initial", "ckpt-3")
+    np.testing.assert_array_equal(
+        ours["electra/encoder/layer_0/intermediate/dense/kernel"],
+        theirs["electra.encoder.layer.0.intermediate.dense.weight"].T,
+    )
+    error = one_line_error(runs.run("misfit", f"--init_weights={tmp_path}", expect=2, hidden_size=64))
+    assert "hidden_size 32" in error
+
+
+@pytest.mark.slow
+def test_exporting_bad_input_stops_with_one_line(run_program, tmp_path):
+    arguments = ["postprocess_pretrained_ckpt.py", "--output_dir", tmp_path / "out"]
+    done = run_program(*arguments, "--pretrained_checkpoint", tmp_path / "nowhere")
+    assert done.returncode == 2 and "nowhere: no such folder" in one_line_error(done)
+    done = run_program(*arguments, "--pretrained_checkpoint", tmp_path)
+    assert done.returncode == 2 and "neither a checkpoint" in one_line_error(done)
+    assert not (tmp_path / "out").exists()
