@@ -173,7 +173,7 @@ def _is_complete(output: Path, ledger: dict) -> bool:
         path = output / shard["name"]
         if not path.exists() or path.stat().st_size != shard["bytes"]:
             raise UsageError(f"--output_dir {output}: {path.name} is gone or changed; give a new folder")
-    # What a run leaves that is killed while it cleans up; the folder may also be read-only, or in use by then.
+    # A run that was killed while it cleaned up left something. The folder may be read-only, or in use by now.
     if any(output.glob(".*")):
         with contextlib.suppress(OSError), files.lock_folder(output):
             files.remove_leftovers(output)

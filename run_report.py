@@ -157,7 +157,9 @@ def _joined(phases: list[Phase], kind: str, key: str) -> list[tuple[int, float]]
         (start + update, values[key])
         for start, phase in zip(_phase_starts(phases), phases, strict=True)
         for update, values in sorted(getattr(phase, kind).items())
-        if key in values
+        # An evaluation before the first update is in the table; on the curve it would stand where the
+        # phase before it ends.
+        if key in values and update > 0
     ]
 
 

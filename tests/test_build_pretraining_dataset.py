@@ -69,11 +69,11 @@ def text_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def long_text_folder(tmp_path_factory) -> Path:
-    """Seven megabytes in 24 blocks, so that a build takes a few seconds in which it can be stopped."""
+    """Five megabytes in 24 blocks, so that a build takes a few seconds in which it can be stopped."""
     folder = tmp_path_factory.mktemp("long text")
     draw = random.Random(1)
     for number in range(FILES):
-        lines = [" ".join(draw.choices(WORDS, k=50)) for _ in range(2000)]
+        lines = [" ".join(draw.choices(WORDS, k=50)) for _ in range(1300)]
         (folder / f"{number:02d}.txt").write_text("\n".join(lines))
     return folder
 
@@ -669,8 +669,8 @@ def memory_of(process: subprocess.Popen) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("documents", ["many", "one"])
 def test_memory_of_all_processes_is_bounded(documents, vocab_file, tmp_path):
-    """With two workers at most five blocks of 2 MB are under way, so that the peak over fifteen blocks is that
-    over any number. A corpus held in memory would show: 30 MB of text are seven million tokens, and 230 MB as
+    """With two workers at most five blocks of 2 MB are under way, so that the peak over fifteen is that over
+    any number. A corpus held in memory would show: 30 MB of text are seven million tokens, and 230 MB as
     Python's integers."""
     text, output = tmp_path / "text", tmp_path / "shards"
     text.mkdir()

@@ -1,0 +1,232 @@
+"""The same text gives the same vocabulary, in BERT's form, and every later program treats text as it says."""
+
+import gzip
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from tokenization import SPECIAL_PIECES, build_tokenizer, load_vocabulary
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = "build_vocabulary.py"
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory) -> Path:
+    """Words made of syllables, so that many pairs are equally frequent; capitals, accents, digits, 中文."""
+    folder = tmp_path_factory.mktemp("text")
+    draw = random.Random(0)
+    syllables = [consonant + vowel for consonant in "bcdfglmnprstvz" for vowel in "aeiouéü"]
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(800)]
+    words += [word.capitalize() for word in words[:200]] + ["1984", "3.14", "don't", "中文", "Ünder", "ﬁn"]
+    for number in range(4):
+        lines = [" ".join(draw.choices(words, k=12)) + "." for _ in range(600)]
+        content = "\n".join(lines).encode()
+        if number == 3:
+            (folder / f"{number}.txt.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / f"{number}.txt").write_bytes(content)
+    return folder
+
+
+def lines_of(folder: Path) -> list[str]:
+    contents = [path.read_bytes() for path in sorted(folder.iterdir())]
+    contents = [gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content for content in contents]
+    return [line for content in contents for line in content.decode().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def built(text_folder, tmp_path_factory, run_program) -> Path:
+    output = tmp_path_factory.mktemp("built") / "vocab.txt"
+    result = run_program(PROGRAM, "--corpus-dir", text_folder, "--vocab-size", 400, "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{output}: 400 pieces from 4 files\n"
+    return output
+
+
+def words_of(line: str, **options) -> list[str]:
+    normal = BertNormalizer(**options).normalize_str(line)
+    return [word for word, _ in BertPreTokenizer().pre_tokenize_str(normal)]
+
+
+def test_same_text_gives_the_same_vocabulary_in_every_process(text_folder, built, tmp_path, run_program):
+    """Hash tables are ordered otherwise in each process; many pairs of syllables are equally frequent."""
+    for number in range(3):
+        output = tmp_path / f"{number}" / "vocab.txt"
+        output.parent.mkdir()
+        words = ["--corpus-dir", text_folder, "--vocab-size", 400, "--output", output]
+        assert run_program(PROGRAM, *words).returncode == 0
+        assert output.read_bytes() == built.read_bytes()
+        assert (output.parent / "tokenizer_config.json").read_bytes() == (
+            built.parent / "tokenizer_config.json"
+        ).read_bytes()
+
+
+def test_special_pieces_come_first_in_berts_order(built):
+    pieces = built.read_text().splitlines()
+    assert tuple(pieces[:5]) == ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") == SPECIAL_PIECES
+    assert len(pieces) == len(set(pieces)) == 400
+
+
+def test_hugging_face_reads_it_and_finds_the_same_pieces(text_folder, built):
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.BertTokenizerFast.from_pretrained(built.parent)
+    vocabulary = load_vocabulary(built)
+    tokenizer = build_tokenizer(vocabulary)
+    lines = lines_of(text_folder)
+    ours = [tokenizer.encode(line, add_special_tokens=False).ids for line in lines]
+    assert ours == [reference(line, add_special_tokens=False)["input_ids"] for line in lines]
+    assert vocabulary.ids["[UNK]"] not in {piece for ids in ours for piece in ids}, "it is made of this text"
+    assert sum(map(len, ours)) < 0.6 * sum(len(line.replace(" ", "")) for line in lines), (
+        "pieces are syllables"
+    )
+
+
+def test_pieces_are_frequent_parts_of_words(text_folder, tmp_path, run_program):
+    """A piece of several characters occurs in the words of the text at least --min-frequency times, at their
+    beginnings without ## and after it with."""
+    output = tmp_path / "vocab.txt"
+    words = ["--corpus-dir", text_folder, "--output", output, "--min-frequency", 40]
+    result = run_program(PROGRAM, *words)
+    assert result.returncode == 0 and "fewer than --vocab_size 30522" in result.stdout
+    counts = Counter(word for line in lines_of(text_folder) for word in words_of(line, lowercase=True))
+    pieces = [piece for piece in output.read_text().splitlines()[5:] if len(piece.removeprefix("##")) > 1]
+    assert len(pieces) > 100
+    for piece in pieces:
+        part = re.escape(piece.removeprefix("##"))
+        pattern = re.compile(f"(?<=.){part}" if piece.startswith("##") else f"^{part}")
+        assert sum(count * len(pattern.findall(word)) for word, count in counts.items()) >= 40, piece
+
+
+def test_hand_worked_merges(tmp_path, run_program):
+    """ab 10 times, ac 5, cb once: of a, b, c and their forms within words first `ab` is made, then `ac`."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("ab " * 10 + "ac " * 5 + "cb")
+    characters = ["a", "b", "c", "##a", "##b", "##c"]
+    for size, merged in ((11, []), (12, ["ab"]), (13, ["ab", "ac"]), (100, ["ab", "ac"])):
+        words = ["--corpus-dir", tmp_path / "text", "--output", tmp_path / "v.txt", "--vocab-size", size]
+        result = run_program(PROGRAM, *words)
+        assert (tmp_path / "v.txt").read_text().splitlines() == [*SPECIAL_PIECES, *characters, *merged]
+        assert ("fewer than --vocab_size 100" in result.stdout) == (size == 100)
+
+
+def test_rare_characters_give_way_to_the_size(tmp_path, run_program):
+    """The alphabet takes at most half of the pieces, the most frequent characters first."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("a" * 9 + " " + "b" * 8 + " " + "中" * 7 + " " + "z")
+    for size, characters in ((7, "a"), (8, "a"), (9, "ab"), (11, "ab中"), (13, "abz中")):
+        words = ["--corpus-dir", tmp_path / "text", "--output", tmp_path / "v.txt", "--vocab-size", size]
+        assert run_program(PROGRAM, *words).returncode == 0
+        pieces = (tmp_path / "v.txt").read_text().splitlines()
+        assert len(pieces) <= size
+        assert pieces[5 : 5 + 2 * len(characters)] == [*characters, *(f"##{c}" for c in characters)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "found", "absent", "recorded"),
+    [
+        ([], "eu", "éüBÜ", (True, None)),
+        (["--no-lower-case"], "eéüBÜ", "", (False, None)),
+        (["--do-lower-case", "False", "--strip-accents"], "euBU", "éüÜ", (False, True)),
+        (["--strip-accents", "False"], "eéü", "BÜ", (True, False)),
+    ],
+)
+def test_casing_and_accents_are_recorded_and_followed(
+    flags, found, absent, recorded, text_folder, tmp_path, run_program
+):
+    """By the pieces, by the record beside them and by build_pretraining_dataset.py, which is told nothing."""
+    vocab_file, shards = tmp_path / "vocab.txt", tmp_path / "shards"
+    words = ["--corpus-dir", text_folder, "--vocab-size", 300, "--output", vocab_file, *flags]
+    assert run_program(PROGRAM, *words).returncode == 0
+    characters = {piece for piece in vocab_file.read_text().splitlines() if len(piece) == 1}
+    assert set(found) <= characters and not set(absent) & characters
+    options = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert (options["do_lower_case"], options["strip_accents"]) == recorded
+    words = ["--corpus-dir", text_folder, "--vocab-file", vocab_file, "--output-dir", shards]
+    assert run_program("build_pretraining_dataset.py", *words, "--num-out-files", 1).returncode == 0
+    manifest = json.loads((shards / "manifest.json").read_text())
+    assert (manifest["settings"]["do_lower_case"], manifest["settings"]["strip_accents"]) == recorded
+    assert manifest["unknown_share"] == 0, "text treated in another way would have pieces that are not there"
+
+
+def test_vocabulary_within_the_corpus_is_no_text_of_it(text_folder, built, tmp_path, run_program):
+    """So that a second run, which finds the first one's result there, makes the same."""
+    for path in text_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for _ in range(2):
+        words = ["--corpus-dir", ".", "--vocab-size", 400, "--output", "vocab.txt"]
+        assert run_program(PROGRAM, *words, cwd=tmp_path).returncode == 0
+        assert (tmp_path / "vocab.txt").read_bytes() == built.read_bytes()
+
+
+def test_unreadable_files_are_named_and_left_out(text_folder, built, tmp_path, run_program, usage_error):
+    for path in text_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "latin.txt").write_bytes("garçon\n".encode("latin-1") * 100)
+    words = ["--corpus-dir", tmp_path, "--vocab-size", 400, "--output", tmp_path / "vocab.txt"]
+    result = run_program(PROGRAM, *words)
+    assert result.returncode == 0 and f"skipped {tmp_path}/latin.txt: not UTF-8\n" in result.stdout
+    assert (tmp_path / "vocab.txt").read_bytes() == built.read_bytes()
+    assert usage_error(PROGRAM, *words, "--strict").endswith(f"--strict: {tmp_path}/latin.txt: not UTF-8")
+
+
+@pytest.mark.parametrize("text", ["", " \n\n\t", "\x00\x07\ufffd"])
+def test_corpus_without_text_is_named(text, tmp_path, usage_error):
+    (tmp_path / "a.txt").write_text(text)
+    line = usage_error(PROGRAM, "--corpus-dir", tmp_path, "--output", tmp_path / "v.txt")
+    assert f"--corpus_dir {tmp_path}: an empty corpus, no text to learn from" in line
+    assert not (tmp_path / "v.txt").exists()
+
+
+def test_output_that_cannot_be_written_is_named_before_anything_is_read(text_folder, tmp_path, usage_error):
+    line = usage_error(PROGRAM, "--corpus-dir", text_folder, "--output", tmp_path / "none" / "v.txt")
+    assert f"--output {tmp_path}/none/v.txt: no such folder {tmp_path}/none" in line
+    line = usage_error(PROGRAM, "--corpus-dir", text_folder, "--output", tmp_path)
+    assert f"--output {tmp_path}: not a file" in line
+    line = usage_error(PROGRAM, "--corpus-dir", text_folder, "--vocab-size", 6)
+    assert "--vocab_size 6: must be at least 7" in line
+
+
+def test_device_is_no_output(text_folder, tmp_path, usage_error):
+    """Renaming a finished file over a device would replace it, which root may do."""
+    os.mkfifo(tmp_path / "pipe")
+    line = usage_error(PROGRAM, "--corpus-dir", text_folder, "--output", tmp_path / "pipe")
+    assert "pipe: not a file" in line
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process reads a file at this moment."""
+    try:
+        return any(os.readlink(entry) == str(path) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def test_interrupted_run_leaves_no_vocabulary(tmp_path):
+    (tmp_path / "text").mkdir()
+    draw = random.Random(0)
+    line = " ".join(f"{draw.getrandbits(120):030x}" for _ in range(2000))
+    (tmp_path / "text" / "a.txt").write_text("\n".join([line] * 200))
+    command = [sys.executable, str(ROOT / PROGRAM), "--corpus-dir", str(tmp_path / "text")]
+    for number, code, told in ((signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")):
+        process = subprocess.Popen(
+            [*command, "--output", str(tmp_path / "v.txt")], stderr=subprocess.PIPE, text=True
+        )
+        while not has_open(process.pid, tmp_path / "text" / "a.txt"):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stderr) == (code, f"{PROGRAM}: error: {told}\n")
+        assert [entry.name for entry in tmp_path.iterdir()] == ["text"]
