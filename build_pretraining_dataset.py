@@ -56,6 +56,7 @@ def main() -> int:
         work = output / WORK_FOLDER
         with _held_folder(output):
             work.mkdir(exist_ok=True)
+            files.remove_leftovers(work)
             files.write_json(work / "ledger.json", ledger)
             blocks = _build_blocks(pool, usable, work, config)
             if not any(_count(part, blocks) for part in PARTS):

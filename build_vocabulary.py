@@ -32,6 +32,8 @@ def main() -> int:
     output = Path(config.output)
     if not output.parent.is_dir():
         raise UsageError(f"--output {config.output}: no such folder {output.parent}")
+    if not os.access(output.parent, os.W_OK):
+        raise UsageError(f"--output {config.output}: the folder {output.parent} is not writable")
     if output.exists() and not output.is_file():
         raise UsageError(f"--output {config.output}: not a file")
     sources = _usable_sources(corpus.find_sources(config.corpus_dir, leave_out=(output,)), config)

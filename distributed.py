@@ -4,7 +4,9 @@ One worker is all there is so far; a job of several is refused instead of runnin
 folder.
 """
 
+import ctypes
 import os
+import platform
 from dataclasses import dataclass
 
 from command_line import UsageError
@@ -44,6 +46,7 @@ def set_up_device(precision: str, *, deterministic: bool, seed: int) -> None:
     import keras
     import tensorflow as tf
 
+    keep_freed_memory()
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_tensor_float_32_execution(precision != "fp32")
@@ -51,3 +54,19 @@ def set_up_device(precision: str, *, deterministic: bool, seed: int) -> None:
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(_DTYPE_POLICIES[precision])
     keras.utils.set_random_seed(seed & 0xFFFFFFFF)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep large freed blocks for the next update instead of returning them.
+
+    TensorFlow allocates each large tensor of an update anew on the CPU. By default glibc asks the system for
+    every one of them and gives it back, and the system fills it with zeros again: a tenth of an update.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)
+    # One arena: the others cannot hold blocks of this size.
+    mallopt(m_arena_max, 1)

@@ -118,8 +118,8 @@ class ShardWriter:
         self._lengths.extend(lengths)
 
     def __exit__(self, error_type, error, traceback) -> None:
-        self._stream.close()
         try:
+            self._stream.close()
             if error_type is None:
                 write_array(index_path(self._path), np.cumsum([0, *self._lengths], dtype=np.int64))
                 files.publish(self._temporary, self._path)

@@ -59,6 +59,12 @@ def test_generator_is_as_wide_as_in_the_reference_systems(size, width, expected)
     assert generator.vocab_size == discriminator.vocab_size
 
 
+def test_generator_as_wide_as_the_discriminator_has_its_heads_and_feed_forward():
+    """So that the weights of one network fit both, whatever its shape."""
+    discriminator = preset("small", num_attention_heads=8, intermediate_size=512)
+    assert discriminator.generator(1.0, 1.0) == discriminator
+
+
 @pytest.mark.parametrize(("depth", "layers"), [(1.0, 12), (0.5, 6), (0.25, 3), (0.01, 1), (1.5, 18)])
 def test_generator_depth_is_a_share_of_the_layers_and_never_zero(depth, layers):
     assert preset("base").generator(1 / 3, depth).num_hidden_layers == layers

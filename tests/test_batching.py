@@ -73,7 +73,7 @@ def test_blocks_are_neighbours_on_disk_read_in_a_shuffled_order(examples, block_
 def test_places_are_fair():
     """Over epochs every example comes early as often as late, in blocks too: of the examples x places counts
     (n - 1) / n of Pearson's statistic is chi-square with (n - 1)**2 degrees of freedom."""
-    examples, epochs = 12, 1500
+    examples, epochs = 12, 800
     for block_size in (1, 5):
         read = ExampleOrder(examples, 8, block_size)(np.arange(examples * epochs)).reshape(epochs, examples)
         counts = np.zeros((examples, examples))

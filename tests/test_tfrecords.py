@@ -411,6 +411,18 @@ def test_shard_that_fails_half_way_is_absent(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full here")
+def test_shard_that_finds_the_disk_full_leaves_nothing_behind(tmp_path, monkeypatch):
+    """Closing the file fails once more then; its remains, which take space, must go all the same."""
+    (tmp_path / "temporary").symlink_to("/dev/full")
+    monkeypatch.setattr(tfrecords.files, "temporary_path", lambda path: tmp_path / "temporary")
+    for size in (1, 10_000_000):
+        with pytest.raises(OSError, match="No space left"), ShardWriter(tmp_path / "shard") as shard:
+            shard.write_frames(b"x" * size, [size])
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "temporary").symlink_to("/dev/full")
+
+
 def test_index_is_written_before_its_shard(tmp_path, monkeypatch):
     """A program that is killed between the two leaves no shard that could be taken for a finished one."""
     order, publish = [], tfrecords.files.publish
