@@ -110,7 +110,8 @@ def flag_table(config_class: type) -> str:
     """The flags of a program as a Markdown table, for the README."""
     lines = ["| flag | default | meaning |", "|---|---|---|"]
     for field in dataclasses.fields(config_class):
-        cells = (_flag_name(field), f"`{_default_text(field)}`", field.metadata["help"])
+        choices = " ".join(("", "|".join(field.metadata["choices"]))).rstrip()
+        cells = (_flag_name(field) + choices, f"`{_default_text(field)}`", field.metadata["help"])
         lines.append("| `{}` | {} | {} |".format(*(cell.replace("|", "\\|") for cell in cells)))
     return "\n".join(lines)
 

@@ -219,6 +219,8 @@ class PretrainingConfig:
                 f"contradicts --init_weights {self.init_weights}",
             )
             self.init_weights = folder
+        else:
+            require(not self.weights_dir, "weights_dir", self.weights_dir, "needs --load_weights")
         self._check_run()
         self._check_batch_and_schedule()
         self._check_objective()
@@ -319,8 +321,13 @@ class PretrainingConfig:
             f"is longer than the position table (--max_position_embeddings {self.max_position_embeddings})",
         )
         require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
-        if self.do_eval_only:
-            require(bool(self.eval_tfrecords), "do_eval_only", True, "needs --eval_tfrecords")
+        for name in ("do_eval_only", "eval_every_steps"):
+            needed = bool(getattr(self, name))
+            require(
+                bool(self.eval_tfrecords) or not needed, name, getattr(self, name), "needs --eval_tfrecords"
+            )
+        steps = self.steps_this_run
+        require(steps == -1 or steps >= 1, "steps_this_run", steps, "must be positive, or -1 for all")
         if self.phase2 and not (self.do_eval_only or self.show_update):
             require(
                 bool(self.restore_checkpoint),

@@ -46,7 +46,6 @@ def set_up_device(precision: str, *, deterministic: bool, seed: int) -> None:
     import keras
     import tensorflow as tf
 
-    keep_freed_memory()
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_tensor_float_32_execution(precision != "fp32")
@@ -57,10 +56,10 @@ def set_up_device(precision: str, *, deterministic: bool, seed: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep large freed blocks for the next update instead of returning them.
+    """Have the C library keep large freed blocks for the next update; to be called before TensorFlow loads.
 
-    TensorFlow allocates each large tensor of an update anew on the CPU. By default glibc asks the system for
-    every one of them and gives it back, and the system fills it with zeros again: a tenth of an update.
+    On the CPU TensorFlow allocates every large tensor of an update anew. By default glibc asks the system for
+    each and gives it back, and the system fills it with zeros again: some 7 % of an update.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -124,6 +124,7 @@ def meaning(
         prefix + name: value
         for prefix, architecture in parts.items()
         for name, value in dataclasses.asdict(architecture).items()
+        if not (weights_only and name.endswith("dropout_prob"))
     }
     values["vocabulary_sha256"] = inputs.vocabulary.sha256
     if weights_only:
@@ -232,6 +233,9 @@ def _check_manifests(flag: str, paths: list[str], config: PretrainingConfig, voc
             source = config.vocab_file or "(beside the training shards)"
             raise UsageError(f"--vocab_file {source}: --{flag} {folder} was built with another vocabulary")
         sizes = {shard["name"]: shard["bytes"] for shard in manifest["shards"]}
+        missing = [name for name in sizes if not (folder / name).exists()]
+        if missing:
+            raise UsageError(f"--{flag} {folder}: {missing[0]}, which its manifest names, is not there")
         for path in paths:
             if Path(path).parent == folder and sizes.get(Path(path).name, 0) != os.path.getsize(path):
                 raise UsageError(

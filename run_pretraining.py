@@ -14,7 +14,7 @@ import files
 import pretraining_inputs
 from command_line import UsageError, parse, run_program
 from configuration import PretrainingConfig
-from distributed import find_workers
+from distributed import find_workers, keep_freed_memory
 
 
 def main() -> int:
@@ -25,6 +25,7 @@ def main() -> int:
         raise UsageError(f"--init_weights {config.init_weights}: no such folder")
     inputs = pretraining_inputs.open_inputs(config)
     start = pretraining_inputs.find_start(config, inputs, workers)
+    keep_freed_memory()
     # TensorFlow takes seconds to load: only now that the flags are known to be good.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import pretraining_run
