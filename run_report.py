@@ -139,7 +139,7 @@ def draw(phases: list[Phase], output: Path) -> None:
             axis.axvline(border, color="gray", linestyle=":", linewidth=1)
         axis.set_xlabel("updates")
         axis.grid(alpha=0.3)
-        if axis.lines:
+        if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
     figure.savefig(output, dpi=80)
     pyplot.close(figure)

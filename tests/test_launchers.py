@@ -192,7 +192,8 @@ def test_configurations_hold_known_settings_and_nvidias_numbers():
     from configuration import PretrainingConfig
 
     for path in sorted((ROOT / "configs").glob("*.json")):
-        settings = json.loads(path.read_text()) | {"model_name": "x", "restore_checkpoint": "latest"}
+        settings = json.loads(path.read_text()) | {"model_name": "x", "eval_tfrecords": "y"}
+        settings["restore_checkpoint"] = "latest"
         from_dictionary(PretrainingConfig, settings, path.name)
     first, second = (json.loads((ROOT / "configs" / f"base_phase{n}.json").read_text()) for n in (1, 2))
     assert (first["learning_rate"], first["num_train_steps"], first["num_warmup_steps"]) == (
