@@ -312,16 +312,13 @@ class PretrainingRun:
             raise RunFailure(f"the held-out evaluation at update {step} gave no finite {broken[0]}")
         self._dll.log((step,), values)
         self._tensorboard.log(step, values)
-        shown = (
-            "total_loss",
-            "masked_lm_loss_masked_only",
-            "unigram_cross_entropy",
-            "disc_accuracy",
-            "disc_auc",
-        )
         tqdm.write(
             f"Held-out at {step}: "
-            + ", ".join(f"{name} {values[f'eval_{name}']:.4f}" for name in shown if f"eval_{name}" in values)
+            + ", ".join(
+                f"{name.removeprefix('eval_')} {values[name]:.4f}"
+                for name in _SHOWN_HELD_OUT
+                if name in values
+            )
         )
         return values
 
