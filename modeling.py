@@ -1,11 +1,11 @@
-"""ELECTRA's networks as Keras layers: embeddings, encoder, and the two pre-training heads.
+"""ELECTRA's networks as Keras layers: embeddings, encoder, the pre-training heads, a head for answers.
 
 Hidden states travel as [batch * length, hidden], so that every dense product is one plain matrix product;
 only the attention sees [batch, heads, length, size of a head]. Dropout is stateless: a call is given the
 pair of integers that its masks follow from, or None to run without dropout. Weights are named as in
 Google's checkpoints (electra/encoder/layer_0/attention/self/query/kernel).
 
-The losses and the sampling are in pretraining.py.
+The losses are in pretraining.py, with the sampling, and in question_answering.py.
 """
 
 import keras
@@ -223,8 +223,7 @@ class DiscriminatorHead(keras.layers.Layer):
 
     def call(self, hidden):
         """hidden: [tokens, hidden size]. Returns float32 [tokens]."""
-        logits = self.dense_prediction(gelu(self.dense(hidden)))
-        return tf.cast(tf.squeeze(logits, -1), tf.float32)
+        return _logits(self.dense_prediction(gelu(self.dense(hidden))))
 
 
 class MaskedLmHead(keras.layers.Layer):
@@ -252,8 +251,91 @@ class MaskedLmHead(keras.layers.Layer):
         return tf.cast(logits, tf.float32) + self.output_bias.value
 
 
-def _dense(units: int, config: ElectraConfig, name: str) -> keras.layers.Dense:
-    return keras.layers.Dense(units, kernel_initializer=_initializer(config), name=name)
+class JointSpanHead(keras.layers.Layer):
+    """The start of an answer, its end given the start, and whether the text holds an answer at all.
+
+    In Google's form a hidden layer of 512 with gelu stands before the end's and the answerability's logit. In
+    NVIDIA's, which is XLNet's (Yang et al. 2019), it is as wide as the encoder with tanh, the end's is
+    normalised, and the answerability's logit has no bias.
+
+    Args:
+        variant: google or xlnet.
+    """
+
+    _GOOGLE_UNITS = 512
+
+    def __init__(self, config: ElectraConfig, variant: str, **kwargs):
+        super().__init__(**kwargs)
+        self._config, self._is_xlnet = config, variant == "xlnet"
+        units = config.hidden_size if self._is_xlnet else self._GOOGLE_UNITS
+        self._activation = tf.tanh if self._is_xlnet else gelu
+        self.start = _dense(1, config, "start")
+        self.end_hidden = _dense(units, config, "end_hidden")
+        self.end = _dense(1, config, "end")
+        self._end_norm = _layer_norm(config) if self._is_xlnet else None
+        self.answerable_hidden = _dense(units, config, "answerable_hidden")
+        self.answerable = _dense(1, config, "answerable", use_bias=not self._is_xlnet)
+
+    def build(self, input_shape=None):
+        width, units = self._config.hidden_size, self.end_hidden.units
+        self.start.build((None, width))
+        self.end_hidden.build((None, 2 * width))
+        self.end.build((None, units))
+        if self._end_norm is not None:
+            with keras.name_scope("end_hidden"):
+                self._end_norm.build((None, units))
+        self.answerable_hidden.build((None, 2 * width))
+        self.answerable.build((None, units))
+
+    def start_logits(self, hidden):
+        """hidden: [batch, length, hidden size]. Returns float32 [batch, length]."""
+        return _logits(self.start(hidden))
+
+    def end_logits(self, hidden, start_states):
+        """The end's logits for each of some starts.
+
+        Args:
+            hidden: [batch, length, hidden size].
+            start_states: [batch, starts, hidden size], the hidden states of the starts.
+
+        Returns:
+            float32 [batch, starts, length].
+        """
+        # A product with [start; token] is the sum of two: each token's half is computed once for all starts.
+        width = self._config.hidden_size
+        kernel = tf.cast(self.end_hidden.kernel.value, self.compute_dtype)
+        bias = tf.cast(self.end_hidden.bias.value, self.compute_dtype)
+        of_starts = tf.matmul(start_states, kernel[:width]) + bias
+        of_tokens = tf.matmul(hidden, kernel[width:])
+        states = self._activation(of_starts[:, :, None] + of_tokens[:, None])
+        if self._end_norm is not None:
+            states = self._end_norm(states)
+        return _logits(self.end(states))
+
+    def null_logit(self, hidden, start_state):
+        """The logit that the text holds no answer.
+
+        Args:
+            hidden: [batch, length, hidden size]; [CLS] stands first.
+            start_state: [batch, hidden size], the (expected) hidden state of the start.
+
+        Returns:
+            float32 [batch].
+        """
+        first, second = hidden[:, 0], start_state
+        if self._is_xlnet:
+            first, second = second, first
+        states = self._activation(self.answerable_hidden(tf.concat([first, second], axis=-1)))
+        return _logits(self.answerable(states))
+
+
+def _dense(units: int, config: ElectraConfig, name: str, **options) -> keras.layers.Dense:
+    return keras.layers.Dense(units, kernel_initializer=_initializer(config), name=name, **options)
+
+
+def _logits(outputs: tf.Tensor) -> tf.Tensor:
+    """Drop the last axis, of one entry."""
+    return tf.cast(tf.squeeze(outputs, -1), tf.float32)
 
 
 def _initializer(config: ElectraConfig) -> keras.initializers.Initializer:

@@ -5,7 +5,8 @@ is a few fused operations. Accumulation, clipping and loss scaling are the engin
 """
 
 import abc
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 
 import tensorflow as tf
 
@@ -52,20 +53,45 @@ def is_bias_or_layer_norm(name: str) -> bool:
     return name.endswith("bias") or "/LayerNorm/" in name
 
 
+def layerwise_multipliers(names: Iterable[str], decay: float, layers: int) -> dict[str, float]:
+    """Learning-rate multipliers for fine-tuning, smaller towards the input, as Google's ELECTRA.
+
+    Embeddings and their projection have depth 0, encoder layer i depth i + 1, the task's head depth n + 2;
+    a multiplier is decay ** (n + 2 - depth). So the top layer gets decay ** 2: depth n + 1 was a pooler's,
+    which ELECTRA does not have, but the published results were obtained this way.
+    """
+
+    def depth(name: str) -> int:
+        match = re.search(r"/layer_(\d+)/", name)
+        if match:
+            return int(match.group(1)) + 1
+        return 0 if name.startswith("electra/") else layers + 2
+
+    return {name: decay ** (layers + 2 - depth(name)) for name in names}
+
+
 class Optimizer(abc.ABC):
     """First and second moments of named variables, and one update of all of them.
 
     Args:
         variables: float32 variables by name.
         weight_decay_rate: decoupled weight decay, on all but biases and LayerNorm.
+        multipliers: what the learning rate of a variable is multiplied by, by name; 1 where none is given.
     """
 
     def __init__(
-        self, variables: dict[str, tf.Variable], *, beta_1: float, beta_2: float, weight_decay_rate: float
+        self,
+        variables: dict[str, tf.Variable],
+        *,
+        beta_1: float,
+        beta_2: float,
+        weight_decay_rate: float,
+        multipliers: Mapping[str, float] | None = None,
     ):
         self._variables = variables
         self._beta_1, self._beta_2 = beta_1, beta_2
         self._weight_decay_rate = weight_decay_rate
+        self._multipliers = multipliers or {}
         self._m = {name: tf.Variable(tf.zeros_like(value)) for name, value in variables.items()}
         self._v = {name: tf.Variable(tf.zeros_like(value)) for name, value in variables.items()}
         self.iterations = tf.Variable(0, dtype=tf.int64)
@@ -82,6 +108,9 @@ class Optimizer(abc.ABC):
         constants = self._constants(learning_rate)
         for name, gradient in gradients.items():
             self._update(name, gradient, **constants)
+
+    def _multiplier(self, name: str) -> float:
+        return self._multipliers.get(name, 1.0)
 
     def _decay_rate(self, name: str) -> float:
         return 0.0 if is_bias_or_layer_norm(name) else self._weight_decay_rate
@@ -123,7 +152,7 @@ class AdamW(Optimizer):
             step_size = learning_rate * tf.cast(root_2 / correction_1, tf.float32)
             epsilon = tf.cast(EPSILON * root_2, tf.float32)
         return {
-            "shrinkage": 1 - learning_rate * self._weight_decay_rate,
+            "learning_rate": learning_rate,
             "step_size": step_size,
             "epsilon": epsilon,
             "beta_1": tf.constant(self._beta_1, tf.float32),
@@ -131,17 +160,17 @@ class AdamW(Optimizer):
             "zero": tf.constant(0.0),
         }
 
-    def _update(self, name, gradient, *, shrinkage, step_size, epsilon, beta_1, beta_2, zero):
-        variable = self._variables[name]
+    def _update(self, name, gradient, *, learning_rate, step_size, epsilon, beta_1, beta_2, zero):
+        variable, multiplier = self._variables[name], self._multiplier(name)
         if self._decay_rate(name):
-            variable.assign(variable * shrinkage)
+            variable.assign(variable * (1 - learning_rate * (multiplier * self._decay_rate(name))))
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._m[name].handle,
             v=self._v[name].handle,
             beta1_power=zero,
             beta2_power=zero,
-            lr=step_size,
+            lr=step_size if multiplier == 1 else step_size * multiplier,
             beta1=beta_1,
             beta2=beta_2,
             epsilon=epsilon,
@@ -177,4 +206,4 @@ class Lamb(Optimizer):
             weight_norm, direction_norm = tf.norm(variable), tf.norm(direction)
             both = (weight_norm > 0) & (direction_norm > 0)
             direction *= tf.where(both, weight_norm / tf.where(both, direction_norm, 1.0), 1.0)
-        variable.assign_sub(learning_rate * direction)
+        variable.assign_sub(learning_rate * self._multiplier(name) * direction)
