@@ -1,0 +1,410 @@
+"""Every setting of the SQuAD programs: one dataclass field = one flag = one documented default.
+
+Nothing here imports TensorFlow, so `--help` and a wrong flag answer at once.
+"""
+
+import dataclasses
+import math
+from dataclasses import MISSING, dataclass
+
+from command_line import option, require
+from configuration import accumulation_steps
+
+
+@dataclass
+class EvaluationConfig:
+    """Settings of squad_evaluation.py: the official SQuAD 2.0 evaluator's names, and --squad_version."""
+
+    data_file: str = option(MISSING, "SQuAD file with the gold answers", group="evaluation", positional=True)
+    predictions_file: str = option(
+        MISSING, "JSON object: question id -> predicted text", group="evaluation", positional=True
+    )
+    na_prob_file: str = option(
+        "",
+        "JSON object: question id -> how strongly the model holds it to be unanswerable (null_odds.json); "
+        "adds the best thresholds; SQuAD 2.0 only",
+        group="evaluation",
+    )
+    na_prob_thresh: float = option(
+        1.0, "a question above this value of --na_prob_file counts as answered by nothing", group="evaluation"
+    )
+    squad_version: str = option(
+        "auto",
+        "whose rules: auto takes 2.0 where the data says so or holds is_impossible, else 1.1",
+        group="evaluation",
+        choices=("auto", "1.1", "2.0"),
+    )
+    out_file: str = option("", "write the scores to this file instead of printing them", group="evaluation")
+
+    def __post_init__(self):
+        require(
+            not math.isnan(self.na_prob_thresh), "na_prob_thresh", self.na_prob_thresh, "must be a number"
+        )
+
+
+@dataclass
+class SquadConfig:
+    """Settings of run_tf_squad.py: NVIDIA's flags with its defaults, and ours."""
+
+    # --- model and data ---
+    electra_model: str = option(
+        MISSING,
+        "weights to start from: an exported, Hugging Face or Google TF1 folder, a training checkpoint, a "
+        "name on the hub; or small, base or large, with --init_checkpoint or random weights",
+        group="model and data",
+    )
+    data_dir: str = option(
+        MISSING, "folder of SQuAD's files, train-v1.1.json and so on", group="model and data"
+    )
+    output_dir: str = option(
+        MISSING, "receives the predictions, checkpoints/, model/ and logs/", group="model and data"
+    )
+    init_checkpoint: str = option(
+        "", "weights of that kind to take instead of --electra_model's", group="model and data"
+    )
+    train_file: str = option("", "default <data_dir>/train-v1.1.json or -v2.0", group="model and data")
+    predict_file: str = option("", "default <data_dir>/dev-v1.1.json or -v2.0", group="model and data")
+    vocab_file: str = option(
+        "", "WordPiece vocabulary; default the one beside the weights", group="model and data"
+    )
+    do_lower_case: bool | None = option(
+        None,
+        "lower-case the text; default the record beside the vocabulary, else True",
+        group="model and data",
+        negative="--no_lower_case",
+    )
+    version_2_with_negative: bool = option(
+        False, "SQuAD 2.0: questions may have no answer", group="model and data"
+    )
+    max_questions: int = option(
+        0, "use the first so many questions of each file; 0 takes all", group="model and data"
+    )
+    cache_dir: str = option("", "folder for the features; default <output_dir>/cache", group="model and data")
+    skip_cache: bool = option(False, "neither read nor write cached features", group="model and data")
+
+    # --- what to do ---
+    do_train: bool = option(False, "fine-tune", group="what to do")
+    do_predict: bool = option(False, "answer the questions of the predict file", group="what to do")
+    do_eval: bool = option(False, "score the answers; includes --do_predict", group="what to do")
+    evaluate_during_training: bool = option(
+        False, "predict and score after every epoch as well", group="what to do"
+    )
+
+    # --- windows and answers ---
+    max_seq_length: int = option(384, "tokens in a window", group="windows and answers")
+    doc_stride: int = option(128, "tokens between two windows of a context", group="windows and answers")
+    max_query_length: int = option(
+        64, "tokens of a question; the rest is cut off", group="windows and answers"
+    )
+    max_answer_length: int = option(30, "tokens of an answer", group="windows and answers")
+    n_best_size: int = option(20, "answers in nbest_predictions.json", group="windows and answers")
+    joint_head: bool = option(
+        True, "the end is predicted given the start; False for one dense layer", group="windows and answers"
+    )
+    joint_head_variant: str = option(
+        "google", "form of the joint head", group="windows and answers", choices=("google", "xlnet")
+    )
+    beam_size: int = option(
+        4, "starts, and ends for each, that the joint head keeps", group="windows and answers"
+    )
+    null_score_diff_threshold: float = option(
+        0.0, "no answer where the null odds are above", group="windows and answers"
+    )
+    verbose_logging: bool = option(
+        False, "list the questions that cannot be trained on", group="windows and answers"
+    )
+
+    # --- optimization ---
+    train_batch_size: int = option(32, "windows per worker and micro-batch", group="optimization")
+    predict_batch_size: int = option(8, "windows in a batch of prediction", group="optimization")
+    gradient_accumulation_steps: int = option(1, "micro-batches in an update", group="optimization")
+    global_batch_size: int = option(
+        0,
+        "windows in an update over all workers; derives --gradient_accumulation_steps",
+        group="optimization",
+    )
+    num_train_epochs: float = option(3.0, "passes over the training windows", group="optimization")
+    max_steps: int = option(-1, "stop after so many updates; -1 goes to the end", group="optimization")
+    learning_rate: float = option(
+        1e-4, "learning rate after warm-up; it falls to 0 linearly", group="optimization"
+    )
+    warmup_proportion: float = option(0.1, "share of the updates in linear warm-up", group="optimization")
+    weight_decay_rate: float = option(
+        0.01, "weight decay, never on biases and LayerNorm", group="optimization"
+    )
+    layerwise_lr_decay: float = option(
+        0.8, "a layer's learning rate relative to that of the layer above", group="optimization"
+    )
+    hidden_dropout_prob: float | None = option(
+        None,
+        "dropout after embeddings, attention and feed-forward; default the model's",
+        group="optimization",
+    )
+    attention_probs_dropout_prob: float | None = option(
+        None, "dropout of the attention weights; default the model's", group="optimization"
+    )
+    seed: int = option(
+        42, "the one seed: the head's weights, data order and dropout follow from it", group="optimization"
+    )
+
+    # --- device ---
+    precision: str = option(
+        "tf32",
+        "fp32; tf32: float32 with TF32 products where the GPU has them; amp: float16 with loss scaling; bf16",
+        group="device",
+        choices=("fp32", "tf32", "amp", "bf16"),
+    )
+    amp: bool = option(False, "the same as --precision amp", group="device")
+    xla: bool = option(False, "compile the step with XLA (for GPUs; slower on CPUs)", group="device")
+    deterministic: bool = option(
+        False, "refuse operations whose results may differ from run to run", group="device"
+    )
+
+    # --- checkpoints and logs ---
+    restore_checkpoint: str = option(
+        "",
+        "go on from the newest checkpoint (latest) or from the one at a path",
+        group="checkpoints and logs",
+        bare="latest",
+    )
+    save_checkpoints_steps: int = option(
+        1000, "save a checkpoint every so many updates", group="checkpoints and logs"
+    )
+    keep_checkpoint_max: int = option(2, "checkpoints kept; 0 keeps all", group="checkpoints and logs")
+    skip_checkpoint: bool = option(False, "save no checkpoints", group="checkpoints and logs")
+    allow_config_change: bool = option(
+        False,
+        "restore although settings that change the meaning of the run differ",
+        group="checkpoints and logs",
+    )
+    log_freq: int = option(50, "log every so many updates", group="checkpoints and logs")
+    json_summary: str = option(
+        "", "path of the DLLogger file; default <output_dir>/logs/dllogger.log", group="checkpoints and logs"
+    )
+    disable_progress_bar: bool = option(False, "show no progress bars", group="checkpoints and logs")
+
+    # --- accepted for NVIDIA's scripts ---
+    eval_script: str = option(
+        "", "not needed: the scores are those of the official scripts", group="accepted for NVIDIA's scripts"
+    )
+    ci: bool = option(
+        False, "not needed: checkpoints always go to --output_dir", group="accepted for NVIDIA's scripts"
+    )
+    no_cuda: bool = option(
+        False, "not read: hide GPUs by CUDA_VISIBLE_DEVICES=", group="accepted for NVIDIA's scripts"
+    )
+    local_rank: int = option(
+        -1, "not read: workers are found by Horovod", group="accepted for NVIDIA's scripts"
+    )
+    use_env: bool = option(
+        False, "not read: workers are found by Horovod", group="accepted for NVIDIA's scripts"
+    )
+    fp16_all_reduce: bool = option(
+        False, "not read yet: one worker sends no gradients", group="accepted for NVIDIA's scripts"
+    )
+
+    def __post_init__(self):
+        if self.amp:
+            require(self.precision in ("tf32", "amp"), "precision", self.precision, "contradicts --amp")
+            self.precision = "amp"
+        self.do_predict = self.do_predict or self.do_eval
+        require(
+            self.do_train or self.do_predict,
+            "do_train",
+            False,
+            "nothing to do: give --do_train, --do_predict or --do_eval",
+        )
+        for name in (
+            "max_answer_length",
+            "n_best_size",
+            "beam_size",
+            "train_batch_size",
+            "predict_batch_size",
+            "gradient_accumulation_steps",
+            "save_checkpoints_steps",
+            "log_freq",
+        ):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("global_batch_size", "keep_checkpoint_max", "max_questions"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        for name in ("learning_rate", "weight_decay_rate", "num_train_epochs"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value >= 0, name, value, "must be finite and not negative")
+        require(
+            0 <= self.warmup_proportion < 1, "warmup_proportion", self.warmup_proportion, "must be in [0, 1)"
+        )
+        require(
+            0 < self.layerwise_lr_decay <= 1,
+            "layerwise_lr_decay",
+            self.layerwise_lr_decay,
+            "must be in (0, 1]",
+        )
+        require(
+            self.max_steps == -1 or self.max_steps >= 1,
+            "max_steps",
+            self.max_steps,
+            "must be positive, or -1 for all",
+        )
+        require(
+            self.num_train_epochs > 0 or not self.do_train,
+            "num_train_epochs",
+            self.num_train_epochs,
+            "must be positive",
+        )
+
+    def unused_flags(self) -> list[str]:
+        """A warning for each flag that was given and is accepted for NVIDIA's scripts alone."""
+        given = [
+            field for field in dataclasses.fields(self) if field.metadata["group"].startswith("accepted")
+        ]
+        return [
+            f"--{field.name}: {field.metadata['help']}"
+            for field in given
+            if getattr(self, field.name) != field.default
+        ]
+
+    def data_file(self, which: str) -> str:
+        """The training file ("train") or the one to answer ("dev")."""
+        given = {"train": self.train_file, "dev": self.predict_file}[which]
+        version = "2.0" if self.version_2_with_negative else "1.1"
+        return given or f"{self.data_dir}/{which}-v{version}.json"
+
+    @property
+    def logs_folder(self) -> str:
+        """Where TensorBoard's and DLLogger's files go."""
+        return f"{self.output_dir}/logs"
+
+    @property
+    def checkpoints_folder(self) -> str:
+        """Where the checkpoints go."""
+        return f"{self.output_dir}/checkpoints"
+
+    @property
+    def model_folder(self) -> str:
+        """Where the fine-tuned model goes."""
+        return f"{self.output_dir}/model"
+
+    def accumulation_steps(self, workers: int) -> int:
+        """Micro-batches in an update, given or derived from --global_batch_size."""
+        return accumulation_steps(
+            self.global_batch_size, self.train_batch_size, self.gradient_accumulation_steps, workers
+        )
+
+
+@dataclass(kw_only=True)
+class AnsweringConfig:
+    """What the programs that answer with a fine-tuned model, or hand it on, have in common."""
+
+    # --- model ---
+    electra_model: str = option(
+        MISSING,
+        "fine-tuned weights with their vocabulary: an exported or Hugging Face folder, a training "
+        "checkpoint, a name on the hub",
+        group="model",
+    )
+    init_checkpoint: str = option(
+        "", "weights of that kind to take instead of --electra_model's", group="model"
+    )
+    vocab_file: str = option("", "WordPiece vocabulary; default the one beside the weights", group="model")
+    do_lower_case: bool | None = option(
+        None,
+        "lower-case the text; default the record beside the vocabulary, else True",
+        group="model",
+        negative="--no_lower_case",
+    )
+    joint_head: bool | None = option(
+        None, "which head the weights must have, joint or plain; default whichever they have", group="model"
+    )
+
+    # --- windows and answers ---
+    max_seq_length: int | None = option(
+        None, "tokens in a window; default 384, or what the model can take", group="windows and answers"
+    )
+    doc_stride: int = option(128, "tokens between two windows of a context", group="windows and answers")
+    max_query_length: int = option(
+        64, "tokens of a question; the rest is cut off", group="windows and answers"
+    )
+    max_answer_length: int = option(30, "tokens of an answer", group="windows and answers")
+    n_best_size: int = option(20, "answers in the n-best list", group="windows and answers")
+    beam_size: int = option(
+        4, "starts, and ends for each, that the joint head keeps", group="windows and answers"
+    )
+    version_2_with_negative: bool | None = option(
+        None,
+        "questions may have no answer; default what the model's config.json says under squad_head, else "
+        "False",
+        group="windows and answers",
+    )
+    null_score_diff_threshold: float = option(
+        0.0, "no answer where the null odds are above", group="windows and answers"
+    )
+
+    def __post_init__(self):
+        for name in ("max_answer_length", "n_best_size", "beam_size"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        threshold = self.null_score_diff_threshold
+        require(not math.isnan(threshold), "null_score_diff_threshold", threshold, "must be a number")
+
+
+@dataclass(kw_only=True)
+class InferenceConfig(AnsweringConfig):
+    """Settings of run_inference.py."""
+
+    # --- questions ---
+    question: str = option(
+        "", "answer this question; without it and --input, ask for more", group="questions"
+    )
+    context: str = option("", "the text that holds the answers", group="questions")
+    context_file: str = option("", "UTF-8 file with that text", group="questions")
+    input: str = option(
+        "",
+        'JSON lines {"id", "question", "context"} to answer in order; "id" may be left out, and "context" '
+        "where --context or --context_file has it; - reads standard input",
+        group="questions",
+    )
+    output: str = option(
+        "", "file for the answers to --input, a JSON line each; default standard output", group="questions"
+    )
+    json: bool = option(False, "print each answer as a JSON object in one line", group="questions")
+
+    # --- device ---
+    batch_size: int = option(8, "windows computed together", group="device")
+    precision: str = option(
+        "tf32",
+        "fp32; tf32: float32 with TF32 products where the GPU has them; amp: float16; bf16",
+        group="device",
+        choices=("fp32", "tf32", "amp", "bf16"),
+    )
+    xla: bool = option(False, "compile with XLA (for GPUs; slower on CPUs)", group="device")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
+        require(not (self.question and self.input), "input", self.input, "and --question exclude each other")
+        require(
+            not (self.context and self.context_file),
+            "context_file",
+            self.context_file,
+            "and --context exclude each other",
+        )
+        require(self.input or not self.output, "output", self.output, "goes with --input")
+        has_context = self.context or self.context_file
+        require(
+            has_context or not self.question, "question", self.question, "needs --context or --context_file"
+        )
+
+
+@dataclass(kw_only=True)
+class SavedModelConfig(AnsweringConfig):
+    """Settings of export_saved_model.py."""
+
+    output_dir: str = option(
+        MISSING, "folder for the SavedModel; absent, empty or one already", group="output"
+    )
+    batch_size: int = option(
+        32, "windows computed together at the most, so that long contexts do not fill memory", group="output"
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")

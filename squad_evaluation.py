@@ -1,0 +1,270 @@
+"""Predicted answers and a SQuAD file -> the scores of the official evaluators, under the same keys.
+
+    python squad_evaluation.py dev-v1.1.json predictions.json
+    python squad_evaluation.py dev-v2.0.json predictions.json --na-prob-file null_odds.json
+
+Two answers match exactly when their normalised texts are equal; F1 compares their normalised tokens as bags.
+A question scores the best of its gold answers. Knows nothing about models: `evaluate` takes what JSON holds.
+"""
+
+import json
+import math
+import re
+import string
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import files
+from command_line import UsageError, parse, run_program
+from squad_configuration import EvaluationConfig
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+
+def main() -> int:
+    config = parse(EvaluationConfig, description=__doc__)
+    if config.out_file and not Path(config.out_file).absolute().parent.is_dir():
+        raise UsageError(f"--out_file {config.out_file}: its folder does not exist")
+    dataset, version_2 = _read_dataset(config.data_file, config.squad_version)
+    predictions = _read_predictions(config.predictions_file)
+    na_probs = None
+    if config.na_prob_file:
+        if not version_2:
+            raise UsageError(f"--na_prob_file {config.na_prob_file}: is of no use by the rules of SQuAD 1.1")
+        na_probs = _read_na_probs(config.na_prob_file)
+    try:
+        golds = gold_answers(dataset, version_2)
+        for question in golds if na_probs is not None else ():
+            if question in predictions and question not in na_probs:
+                raise UsageError(f"--na_prob_file {config.na_prob_file}: has no number for {question!r}")
+        scores = evaluate(dataset, predictions, na_probs, version_2, config.na_prob_thresh)
+    except ValueError as error:
+        raise UsageError(f"data_file {config.data_file}: {error}") from None
+    note = "Missing prediction for {}" if version_2 else "Unanswered question {} will receive score 0."
+    for question in golds:
+        if question not in predictions:
+            print(note.format(question), file=sys.stderr)
+    if config.out_file:
+        files.write_json(config.out_file, scores)
+    else:
+        print(json.dumps(scores, indent=2 if version_2 else None))
+    return 0
+
+
+def evaluate(
+    dataset: list,
+    predictions: dict[str, str],
+    na_probs: dict[str, float] | None,
+    version_2: bool,
+    na_prob_threshold: float = 1.0,
+) -> dict[str, float | int]:
+    """Scores in percent, equal to those of the official evaluators of SQuAD 1.1 and 2.0.
+
+    Args:
+        dataset: the list under "data" of a SQuAD file.
+        predictions: question id -> text; "" means unanswerable. Ids outside the dataset are ignored.
+        na_probs: question id -> any number that grows with the belief in "unanswerable", for each question
+            with a prediction; version 2 only.
+        version_2: the rules of SQuAD 2.0.
+        na_prob_threshold: a question whose number is above counts as predicted "" (version 2).
+
+    Returns:
+        1.1: exact_match and f1 over all questions, a missing prediction scoring 0. 2.0: exact, f1 and total
+        over the questions that have a prediction, the same under HasAns_ and NoAns_ for those with and
+        without gold answers, and with na_probs the best_exact and best_f1 that a threshold on them could
+        reach, with the thresholds.
+
+    Raises:
+        ValueError: data that is not SQuAD (the message names article and paragraph), or nothing to average.
+        KeyError: na_probs lacks a question that has a prediction.
+    """
+    golds = gold_answers(dataset, version_2)
+    answered = {question: predictions[question] for question in golds if question in predictions}
+    if version_2:
+        return _evaluate_version_2(golds, answered, na_probs, na_prob_threshold)
+    exact, f1 = _best_over_golds(golds, answered, empty_f1=0)
+    return {
+        "exact_match": 100.0 * sum(exact.values()) / len(golds),
+        "f1": 100.0 * sum(f1.values()) / len(golds),
+    }
+
+
+def normalize(text: str) -> str:
+    """Lower-cased, without ASCII punctuation, then without the words a, an, the; single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def token_f1(gold: str, prediction: str, empty_f1: float) -> float:
+    """Harmonic mean of precision and recall over the bags of tokens of two normalised texts, 0 to 1.
+
+    Args:
+        empty_f1: the score of two empty texts: 0 by the rules of SQuAD 1.1, 1 by those of 2.0.
+    """
+    gold_tokens, predicted_tokens = gold.split(), prediction.split()
+    if not gold_tokens and not predicted_tokens:
+        return empty_f1
+    shared = (Counter(gold_tokens) & Counter(predicted_tokens)).total()
+    if shared == 0:
+        return 0.0
+    precision, recall = shared / len(predicted_tokens), shared / len(gold_tokens)
+    return 2 * precision * recall / (precision + recall)
+
+
+def gold_answers(dataset: list, version_2: bool) -> dict[str, list[str]]:
+    """The texts of each question's gold answers by its id, in the order of the data.
+
+    Raises:
+        ValueError: data that is not SQuAD, an id that occurs twice, no questions; in version 1.1 also a
+            question without an answer.
+    """
+    golds: dict[str, list[str]] = {}
+    for where, question in _questions(dataset):
+        answers = question.get("answers")
+        if not isinstance(question.get("id"), str):
+            raise ValueError(f"{where}: a question without an id")
+        name = f"{where}: question {question['id']!r}"
+        if question["id"] in golds:
+            raise ValueError(f"{name} occurs twice")
+        if not _is_list_of_objects(answers) or not all(isinstance(a.get("text"), str) for a in answers):
+            raise ValueError(f"{name} has no list of answers with texts")
+        if not answers and not version_2:
+            raise ValueError(f"{name} has no gold answer, which only SQuAD 2.0 allows")
+        golds[question["id"]] = [answer["text"] for answer in answers]
+    if not golds:
+        raise ValueError("holds no questions")
+    return golds
+
+
+def _evaluate_version_2(golds, answered, na_probs, threshold: float) -> dict[str, float | int]:
+    if not answered:
+        raise ValueError("none of its questions has a prediction")
+    # A gold answer of which nothing is left, such as "the", cannot be asked for.
+    texts = {question: list(filter(normalize, golds[question])) or [""] for question in answered}
+    raw_exact, raw_f1 = _best_over_golds(texts, answered, empty_f1=1)
+    has_answer = {question: bool(golds[question]) for question in answered}
+    numbers = dict.fromkeys(answered, 0.0) if na_probs is None else na_probs
+    exact, f1 = (
+        {
+            question: float(not has_answer[question]) if numbers[question] > threshold else score
+            for question, score in raw.items()
+        }
+        for raw in (raw_exact, raw_f1)
+    )
+    result = _averages(exact, f1, list(answered), "")
+    for prefix, wanted in (("HasAns_", True), ("NoAns_", False)):
+        chosen = [question for question in answered if has_answer[question] == wanted]
+        if chosen:
+            result |= _averages(exact, f1, chosen, prefix)
+    if na_probs is not None:
+        for name, raw in (("best_exact", raw_exact), ("best_f1", raw_f1)):
+            best, best_threshold = _best_threshold(raw, answered, na_probs, has_answer)
+            result |= {name: best, f"{name}_thresh": best_threshold}
+    return result
+
+
+def _best_over_golds(golds, answered, empty_f1: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Exact match (0 or 1) and F1 of each question that has a prediction."""
+    exact, f1 = {}, {}
+    for question, text in answered.items():
+        prediction = normalize(text)
+        normalized = [normalize(gold) for gold in golds[question]]
+        exact[question] = int(prediction in normalized)
+        f1[question] = max(token_f1(gold, prediction, empty_f1) for gold in normalized)
+    return exact, f1
+
+
+def _averages(exact, f1, questions: list[str], prefix: str) -> dict[str, float | int]:
+    total = len(questions)
+    return {
+        f"{prefix}exact": 100.0 * sum(exact[question] for question in questions) / total,
+        f"{prefix}f1": 100.0 * sum(f1[question] for question in questions) / total,
+        f"{prefix}total": total,
+    }
+
+
+def _best_threshold(scores, answered, na_probs, has_answer) -> tuple[float, float]:
+    """The best score in percent when only questions up to a threshold are answered, and that threshold.
+
+    Starts from answering nothing and answers one question after the other by its number. As in the official
+    search, questions of equal numbers are taken singly, in the order of na_probs, and answering nothing has
+    threshold 0.
+    """
+    current = best = sum(not has_answer[question] for question in scores)
+    threshold = 0.0
+    for question in sorted((question for question in na_probs if question in scores), key=na_probs.get):
+        if has_answer[question]:
+            current += scores[question]
+        elif answered[question]:
+            current -= 1
+        if current > best:
+            best, threshold = current, na_probs[question]
+    return 100.0 * best / len(scores), threshold
+
+
+def _questions(dataset: list) -> Iterator[tuple[str, dict]]:
+    """Each question with the place of its paragraph."""
+    if not _is_list_of_objects(dataset):
+        raise ValueError("not SQuAD: its data is no list of articles")
+    for article_number, article in enumerate(dataset, start=1):
+        title = f" {article['title']!r}" if "title" in article else ""
+        place = f"article {article_number}{title}"
+        if not _is_list_of_objects(article.get("paragraphs")):
+            raise ValueError(f"not SQuAD: {place} has no list of paragraphs")
+        for paragraph_number, paragraph in enumerate(article["paragraphs"], start=1):
+            where = f"{place}, paragraph {paragraph_number}"
+            if not _is_list_of_objects(paragraph.get("qas")):
+                raise ValueError(f"not SQuAD: {where} has no list of questions (qas)")
+            for question in paragraph["qas"]:
+                yield where, question
+
+
+def _is_list_of_objects(value) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+
+
+def _read_dataset(path: str, squad_version: str) -> tuple[list, bool]:
+    """The articles of a SQuAD file, and whether the rules of SQuAD 2.0 apply."""
+    content = _read_object("data_file", path, "with a list of articles under 'data'")
+    dataset = content.get("data")
+    try:
+        has_marks = any("is_impossible" in question for _, question in _questions(dataset))
+    except ValueError as error:
+        raise UsageError(f"data_file {path}: {error}") from None
+    if squad_version != "auto":
+        return dataset, squad_version == "2.0"
+    return dataset, has_marks or str(content.get("version", "")).removeprefix("v").startswith("2")
+
+
+def _read_predictions(path: str) -> dict[str, str]:
+    predictions = _read_object("predictions_file", path, "of question ids and texts")
+    for question, text in predictions.items():
+        if not isinstance(text, str):
+            raise UsageError(f"predictions_file {path}: the prediction for {question!r} is no text")
+    return predictions
+
+
+def _read_na_probs(path: str) -> dict[str, float]:
+    na_probs = _read_object("--na_prob_file", path, "of question ids and numbers")
+    for question, number in na_probs.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
+            raise UsageError(f"--na_prob_file {path}: the value for {question!r} is no number")
+    return na_probs
+
+
+def _read_object(flag: str, path: str, meaning: str) -> dict:
+    try:
+        content = files.read_json(path)
+    except OSError as error:
+        raise UsageError(f"{flag} {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UsageError(f"{flag} {path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{flag} {path}: a JSON object {meaning} is wanted")
+    return content
+
+
+if __name__ == "__main__":
+    run_program(main)
