@@ -134,6 +134,39 @@ def load_newest(folder: str | Path, prefix: str) -> Checkpoint | None:
     return None
 
 
+def load_given(path: str) -> Checkpoint:
+    """The checkpoint that --restore_checkpoint names by its path.
+
+    Raises:
+        UsageError: it is not there, or not whole.
+    """
+    if not Path(path).is_dir():
+        raise UsageError(f"--restore_checkpoint {path}: no such checkpoint folder")
+    try:
+        return load(path)
+    except CorruptCheckpoint as error:
+        raise UsageError(f"--restore_checkpoint {error}") from None
+
+
+def check_meaning(checkpoint: Checkpoint, now: dict, *, allow_change: bool) -> None:
+    """See that a checkpoint's training is the one to go on with: settings that mean something, by name.
+
+    Raises:
+        UsageError: names those that differ, unless a change is allowed, which is then said.
+    """
+    before = checkpoint.state["meaning"]
+    differing = [name for name, value in now.items() if name in before and before[name] != value]
+    if not differing:
+        return
+    listed = ", ".join(f"{name} {_short(before[name])} -> {_short(now[name])}" for name in differing)
+    if not allow_change:
+        raise UsageError(
+            f"--restore_checkpoint {checkpoint.path}: made with other settings: {listed} "
+            "(--allow_config_change goes on all the same)"
+        )
+    print(f"note: settings differ from the checkpoint's: {listed}")
+
+
 def newest_path(folder: str | Path) -> Path:
     """The newest checkpoint of a run, of its second phase where there is one.
 
@@ -177,6 +210,11 @@ def assign(variables: Mapping, tensors: Tensors, what: str) -> None:
         raise UsageError(f"{what}: {'; '.join(problems)}")
     for name, variable in variables.items():
         variable.assign(tensors[name])
+
+
+def _short(value: object) -> object:
+    """A hash by its first digits, anything else as it is."""
+    return f"{value[:8]}…" if isinstance(value, str) and len(value) == 64 else value
 
 
 def _hash(content: dict) -> str:

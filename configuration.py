@@ -265,23 +265,9 @@ class PretrainingConfig:
 
     def accumulation_steps(self, workers: int) -> int:
         """Micro-batches in an update, given or derived from --global_batch_size."""
-        if not self.global_batch_size:
-            return self.gradient_accumulation_steps
-        micro_batch = self.train_batch_size * workers
-        require(
-            self.global_batch_size % micro_batch == 0,
-            "global_batch_size",
-            self.global_batch_size,
-            f"is no multiple of --train_batch_size {self.train_batch_size} x {workers} workers",
+        return accumulation_steps(
+            self.global_batch_size, self.train_batch_size, self.gradient_accumulation_steps, workers
         )
-        derived = self.global_batch_size // micro_batch
-        require(
-            self.gradient_accumulation_steps in (1, derived),
-            "gradient_accumulation_steps",
-            self.gradient_accumulation_steps,
-            f"contradicts --global_batch_size {self.global_batch_size}, which needs {derived}",
-        )
-        return derived
 
     def max_predictions(self) -> int:
         """Picks that a sequence has room for (reference: int((mask_prob + .005) x length))."""
@@ -472,6 +458,32 @@ class ReportConfig:
         MISSING, "a run's folder, its logs folder, or a DLLogger file", group="report", positional=True
     )
     output: str = option("training_curves.png", "picture to write", group="report")
+
+
+def accumulation_steps(
+    global_batch_size: int, train_batch_size: int, gradient_accumulation_steps: int, workers: int
+) -> int:
+    """Micro-batches in an update: as given, or what makes `global_batch_size`, where that is not 0.
+
+    Raises:
+        UsageError: the sizes do not fit together.
+    """
+    if not global_batch_size:
+        return gradient_accumulation_steps
+    require(
+        global_batch_size % (train_batch_size * workers) == 0,
+        "global_batch_size",
+        global_batch_size,
+        f"is no multiple of --train_batch_size {train_batch_size} x {workers} workers",
+    )
+    derived = global_batch_size // (train_batch_size * workers)
+    require(
+        gradient_accumulation_steps in (1, derived),
+        "gradient_accumulation_steps",
+        gradient_accumulation_steps,
+        f"contradicts --global_batch_size {global_batch_size}, which needs {derived}",
+    )
+    return derived
 
 
 def max_predictions(mask_prob: float, max_seq_length: int) -> int:

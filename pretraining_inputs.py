@@ -12,7 +12,7 @@ from pathlib import Path
 import checkpointing
 import tfrecords
 from batching import BatchShape
-from checkpointing import Checkpoint, CorruptCheckpoint
+from checkpointing import Checkpoint
 from command_line import UsageError
 from configuration import PretrainingConfig
 from distributed import Workers
@@ -105,7 +105,8 @@ def find_start(config: PretrainingConfig, inputs: Inputs, workers: Workers) -> S
     if checkpoint is None:
         return Start(None, False, config.skipped_ranges())
     new_phase = checkpoint.state["phase"] != config.phase
-    _check_meaning(config, checkpoint, meaning(config, inputs, workers, weights_only=new_phase))
+    now = meaning(config, inputs, workers, weights_only=new_phase)
+    checkpointing.check_meaning(checkpoint, now, allow_change=config.allow_config_change)
     skipped = _merge_skipped(config, None if new_phase else checkpoint)
     return Start(checkpoint, new_phase, skipped)
 
@@ -166,30 +167,12 @@ def _find_checkpoint(config: PretrainingConfig) -> Checkpoint | None:
 
 
 def _load_from_path(config: PretrainingConfig) -> Checkpoint:
-    flag = f"--restore_checkpoint {config.restore_checkpoint}"
-    if not Path(config.restore_checkpoint).is_dir():
-        raise UsageError(f"{flag}: no such checkpoint folder")
-    try:
-        checkpoint = checkpointing.load(config.restore_checkpoint)
-    except CorruptCheckpoint as error:
-        raise UsageError(f"--restore_checkpoint {error}") from None
+    checkpoint = checkpointing.load_given(config.restore_checkpoint)
     if checkpoint.state["phase"] == 2 and config.phase == 1:
-        raise UsageError(f"{flag}: a checkpoint of phase 2; give --phase2")
-    return checkpoint
-
-
-def _check_meaning(config: PretrainingConfig, checkpoint: Checkpoint, now: dict) -> None:
-    before = checkpoint.state["meaning"]
-    differing = [name for name, value in now.items() if name in before and before[name] != value]
-    if not differing:
-        return
-    listed = ", ".join(f"{name} {_short(before[name])} -> {_short(now[name])}" for name in differing)
-    if not config.allow_config_change:
         raise UsageError(
-            f"--restore_checkpoint {checkpoint.path}: made with other settings: {listed} "
-            "(--allow_config_change goes on all the same)"
+            f"--restore_checkpoint {config.restore_checkpoint}: a checkpoint of phase 2; give --phase2"
         )
-    print(f"note: settings differ from the checkpoint's: {listed}")
+    return checkpoint
 
 
 def _merge_skipped(config: PretrainingConfig, checkpoint: Checkpoint | None) -> list[tuple[int, int]]:
@@ -241,8 +224,3 @@ def _check_manifests(flag: str, paths: list[str], config: PretrainingConfig, voc
                 raise UsageError(
                     f"--{flag} {path}: not as {tfrecords.MANIFEST_NAME} beside it says (cut off?)"
                 )
-
-
-def _short(value: object) -> object:
-    """A hash by its first digits, anything else as it is."""
-    return f"{value[:8]}…" if isinstance(value, str) and len(value) == 64 else value

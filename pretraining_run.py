@@ -4,9 +4,7 @@ The flags and the inputs have been checked (pretraining_inputs.py); here TensorF
 """
 
 import dataclasses
-import time
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -24,9 +22,9 @@ from optimization import SCHEDULES, AdamW, Lamb, Optimizer
 from pretraining import PretrainingModel, held_out_metrics, metrics
 from pretraining_data import HeldOutData, PretrainingData, unigram_log_probabilities
 from pretraining_inputs import Inputs, Start, batch_shape, meaning
-from telemetry import UNITS, DllLog, Meter, TensorBoardLog, duration
 from tfrecords import example_length
-from training import Engine, Hooks, LoopPlan, StopSignal, UpdateResult, Window, add_sums, run_loop
+from training import StopSignal, add_sums
+from training_run import TrainingRun, abridged, arrays
 
 # Every held-out evaluation masks this share, whatever the training does.
 _HELD_OUT_MASK_PROB = 0.15
@@ -86,38 +84,24 @@ def show_update(config: PretrainingConfig, inputs: Inputs, start: Start, workers
     return 0
 
 
-class PretrainingRun:
+class PretrainingRun(TrainingRun):
     """The parts of a run and their state."""
 
     def __init__(self, config: PretrainingConfig, inputs: Inputs, workers: Workers):
-        self._config, self._inputs, self._workers = config, inputs, workers
-        self._vocabulary = inputs.vocabulary
+        self._inputs = inputs
         _check_example_lengths(config, inputs)
         set_up_device(config.precision, deterministic=config.deterministic, seed=config.seed)
-        self._model = PretrainingModel(config, self._vocabulary.size)
-        self._model.build()
-        self._variables = self._model.named_variables()
-        self._optimizer = _optimizer(config, self._variables)
-        self._engine = Engine(
-            self._model,
-            self._variables,
-            self._optimizer,
-            accumulation_steps=config.accumulation_steps(workers.size),
-            loss_scaling=config.precision == "amp",
-            jit_compile=config.xla,
-            seed=config.seed,
-            rank=workers.rank,
+        super().__init__(
+            config,
+            workers,
+            inputs.vocabulary,
+            PretrainingModel(config, inputs.vocabulary.size),
+            lambda variables: _optimizer(config, variables),
+            checkpointing.PHASE_PREFIXES[config.phase],
         )
         self._evaluate_batch = tf.function(self._model, jit_compile=config.xla, autograph=False)
         self._held_out = _held_out_data(config, inputs)
         self._skipped: list[tuple[int, int]] = []
-        self._started = time.time()
-        self._last_metrics: dict[str, float] = {}
-        self.done = 0
-        self._dll = DllLog(config.json_summary or f"{config.logs_folder}/dllogger.log")
-        for name, unit in UNITS.items():
-            self._dll.metadata(name, {"unit": unit})
-        self._tensorboard = TensorBoardLog(config.logs_folder, workers.rank, workers.size)
 
     # -------------------------------------------------------------------------------------------- start
 
@@ -133,12 +117,6 @@ class PretrainingRun:
             self._load_initial_weights()
         else:
             print("starting from random weights")
-
-    def _resume(self, checkpoint: Checkpoint) -> None:
-        checkpointing.assign(self._variables, checkpoint.model, str(checkpoint.path))
-        checkpointing.assign(self._optimizer.named_variables(), checkpoint.optimizer, str(checkpoint.path))
-        self._engine.loss_scale.restore(checkpoint.state["loss_scale"])
-        print(f"going on from {checkpoint.path}, update {self.done}")
 
     def _start_second_phase(self, checkpoint: Checkpoint) -> None:
         checkpointing.assign(self._variables, checkpoint.model, str(checkpoint.path))
@@ -164,7 +142,7 @@ class PretrainingRun:
         )
         for title, names in (("missing, random", initial.missing), ("unused", initial.unused)):
             if names:
-                print(f"  {title}: {_abridged(names)}")
+                print(f"  {title}: {abridged(names)}")
         for remark in initial.remarks:
             print(f"  note: {remark}")
 
@@ -180,111 +158,58 @@ class PretrainingRun:
             self._evaluate_batches(min(_BATCHES_BEFORE_TRAINING, self._held_out.batches))
         last = config.num_train_steps
         stop_after = last if config.steps_this_run < 0 else min(last, self.done + config.steps_this_run)
-        plan = LoopPlan(
-            first_update=self.done + 1,
-            last_update=last,
-            stop_after=stop_after,
-            log_every=config.log_freq,
-            save_every=0 if config.skip_checkpoint else config.save_checkpoints_steps,
-            evaluate_every=config.eval_every_steps if self._held_out is not None else 0,
-        )
         schedule = SCHEDULES[config.lr_schedule](
             config.learning_rate, last, config.num_warmup_steps, config.lr_decay_power, config.end_lr
         )
         updates = _training_data(config, self._inputs, self._workers, self._skipped).from_update(
             self.done + 1
         )
-        with tqdm(
-            total=last, initial=self.done, desc=f"phase {config.phase}", unit="update", disable=None
-        ) as self._bar:
-            hooks = Hooks(self._log, self._save, self.evaluate, self._show_progress)
-            self.done, meter = run_loop(self._engine, updates, schedule, plan, hooks, stop)
-        updates.close()
-        self._finish(meter, stop)
-        return stop.exit_code
-
-    def _finish(self, meter: Meter, stop: StopSignal) -> None:
-        complete = self.done == self._config.num_train_steps
+        meter = self._run_loop(
+            updates,
+            schedule,
+            stop,
+            last_update=last,
+            stop_after=stop_after,
+            evaluate_every=config.eval_every_steps if self._held_out is not None else 0,
+            title=f"phase {config.phase}",
+        )
+        complete = self.done == last
         if complete and self._held_out is not None and not self._evaluated_at(self.done):
             self.evaluate(self.done)
-        summary = self._summary() | {"training_sequences_per_second": meter.sequences_per_second()}
-        self._dll.log((), summary)
-        print("<FINAL STEP METRICS> " + ", ".join(f"{name}: {value:.5g}" for name, value in summary.items()))
-        print(f"Total Time: {duration(summary['e2e_train_time'])}")
-        if stop.exit_code:
-            print(f"stopped by a signal after update {self.done}; --restore_checkpoint goes on from there")
-        self._dll.close()
-        self._tensorboard.close()
+        self._log_end(meter, stop)
+        self.close()
+        return stop.exit_code
 
     def _evaluated_at(self, step: int) -> bool:
         every = self._config.eval_every_steps
         return bool(every) and step % every == 0
 
-    def _show_progress(self, step: int, result: UpdateResult) -> None:
-        self._bar.update(step - self._bar.n)
-        self._bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
+    def _metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+        return metrics(sums, self._config)
 
-    def _log(self, step: int, window: Window) -> None:
-        values = metrics(window.sums, self._config)
-        self._last_metrics = values
-        record = {"train_perf": window.rates["train_perf"]} if window.rates else {}
-        record |= values
-        record |= {"grad_norm": window.gradient_norm, "learning_rate": window.learning_rate}
-        if window.loss_scale is not None:
-            record["loss_scale"] = window.loss_scale
-        if window.skipped_updates:
-            record["skipped_updates"] = window.skipped_updates
-        record |= {name: value for name, value in window.rates.items() if name != "train_perf"}
-        shape = batch_shape(self._config, self._workers)
-        record["epoch"] = step * shape.global_batch_size / len(self._inputs.training)
-        self._dll.log((step,), record)
-        self._tensorboard.log(step, record)
-        tqdm.write(
-            f"Step:{step:6d}, Loss:{values['total_loss']:10.6f}, "
+    def _log_step(self, step: int) -> tuple[int, ...]:
+        return (step,)
+
+    def _log_line(self, values: dict[str, float]) -> str:
+        return (
+            f"Loss:{values['total_loss']:10.6f}, "
             f"Gen_loss:{values.get('masked_lm_loss', 0.0):10.6f}, "
-            f"Disc_loss:{values.get('disc_loss', 0.0):10.6f}, "
-            f"Perf:{record.get('train_perf', 0.0):6.1f}, ETA: {duration(window.seconds_left)}"
+            f"Disc_loss:{values.get('disc_loss', 0.0):10.6f}"
         )
 
-    def _save(self, step: int) -> None:
+    def _epoch(self, step: int) -> float:
+        return step * batch_shape(self._config, self._workers).global_batch_size / len(self._inputs.training)
+
+    def _checkpoint_state(self) -> dict:
         config = self._config
-        state = {
+        return {
             "phase": config.phase,
-            "config": dataclasses.asdict(config),
             "meaning": meaning(config, self._inputs, self._workers),
             "discriminator": dataclasses.asdict(self._model.discriminator_config),
             "generator": dataclasses.asdict(self._model.generator_config),
-            "loss_scale": self._engine.loss_scale.state(),
             "skip_updates": self._skipped,
             "workers": dataclasses.asdict(batch_shape(config, self._workers)),
-            "tensorflow": tf.__version__,
         }
-        path = checkpointing.save(
-            config.checkpoints_folder,
-            checkpointing.PHASE_PREFIXES[config.phase],
-            step,
-            model={name: variable.numpy() for name, variable in self._variables.items()},
-            optimizer={
-                name: variable.numpy() for name, variable in self._optimizer.named_variables().items()
-            },
-            state=state,
-            extra_files=self._vocabulary.files(),
-            keep=config.keep_checkpoint_max,
-        )
-        self._dll.log((), self._summary())
-        tqdm.write(f"saved {path}")
-
-    def _summary(self) -> dict[str, float]:
-        summary = dict(self._last_metrics)
-        if "total_loss" in summary:
-            summary["final_loss"] = summary["total_loss"]
-        return summary | {"e2e_train_time": time.time() - self._started}
-
-    def log_parameters(self) -> None:
-        """Record every setting and the versions, as the first lines of this start."""
-        for name, value in dataclasses.asdict(self._config).items():
-            self._dll.parameter({name: value})
-        self._dll.parameter({"TENSORFLOW_VERSION": tf.__version__, "KERAS_VERSION": keras.__version__})
 
     def _print_arithmetic(self) -> None:
         config, shape = self._config, batch_shape(self._config, self._workers)
@@ -330,7 +255,7 @@ class PretrainingRun:
             _, batch_sums = self._evaluate_batch(batch, normalizers)
             sums = batch_sums if sums is None else add_sums(sums, batch_sums)
             unigram_loss += batch_unigram_loss
-        return _arrays(sums) | {"unigram_loss": np.float64(unigram_loss)}
+        return arrays(sums) | {"unigram_loss": np.float64(unigram_loss)}
 
 
 # ------------------------------------------------------------------------------------------------- parts
@@ -388,12 +313,3 @@ def _check_example_lengths(config: PretrainingConfig, inputs: Inputs) -> None:
             if length != config.max_seq_length:
                 found = "no pre-training examples" if length is None else f"examples of {length} tokens"
                 raise UsageError(f"--max_seq_length {config.max_seq_length}: --{flag} {path} holds {found}")
-
-
-def _arrays(tensors: dict) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def _abridged(names: list[str], most: int = 8) -> str:
-    more = f", … ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -19,15 +19,27 @@ UNITS = {
     "train_perf": "sequences/s",
     "tokens_per_second": "tokens/s",
 }
+SQUAD_UNITS = UNITS | {
+    "exact_match": None,
+    "F1": None,
+    "inference_sequences_per_second": "sequences/s",
+    "e2e_inference_time": "s",
+}
 
 
 class DllLog:
     """Writes events as DLLogger does: `DLLL {json}` lines to a file, `DLL …` lines to redirected output."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, units: Mapping[str, str | None] = UNITS):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._units = units
         self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
         self._start = time.time()
+
+    def declare_units(self) -> None:
+        """Say the unit of each metric that has one in NVIDIA's logs."""
+        for name, unit in self._units.items():
+            self.metadata(name, {"unit": unit})
 
     def metadata(self, metric: str, metadata: Mapping) -> None:
         """Declare a metric, its unit for one."""
@@ -38,11 +50,11 @@ class DllLog:
         self._write({"type": "LOG", "step": "PARAMETER", "data": dict(data)})
 
     def log(self, step: tuple[int, ...], data: Mapping) -> None:
-        """Record values of a step: (update,), or () for a summary."""
+        """Record values of a step, (update,) or (epoch, update), or () for a summary."""
         self._write({"type": "LOG", "step": list(step), "data": dict(data)})
         # A person at a terminal has the progress bar and the program's own lines.
         if not sys.stdout.isatty():
-            values = (f"{name} : {_shown(data[name])} {UNITS.get(name) or ''}".rstrip() for name in data)
+            values = (f"{name} : {_shown(data[name])} {self._units.get(name) or ''}".rstrip() for name in data)
             print(f"DLL {datetime.datetime.now()} - {_step_text(step)} {' '.join(values)}", flush=True)
 
     def close(self) -> None:
@@ -159,4 +171,5 @@ def _shown(value: object) -> object:
 
 
 def _step_text(step: tuple[int, ...]) -> str:
-    return f"Training Iteration: {step[0]}" if step else ""
+    titles = ("Training Epoch", "Training Iteration")[-len(step) :] if step else ()
+    return " ".join(f"{title}: {number}" for title, number in zip(titles, step, strict=True))

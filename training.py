@@ -97,7 +97,8 @@ class Engine:
         if accumulation_steps > 1:
             self._accumulators = {name: tf.Variable(tf.zeros_like(v)) for name, v in variables.items()}
         # No tensor decides on Python's control flow here, so AutoGraph would only make tracing slower.
-        options = {"jit_compile": jit_compile, "autograph": False}
+        # Batches of many lengths share one trace.
+        options = {"jit_compile": jit_compile, "autograph": False, "reduce_retracing": True}
         self._accumulate = tf.function(self._accumulate_micro_batch, **options)
         self._finish = tf.function(self._finish_update, **options)
 

@@ -1,0 +1,216 @@
+"""What the runs of all tasks share: engine, weights and optimizer, the loop's hooks, checkpoints, logs.
+
+A task's run (pretraining_run.py, squad_run.py) adds its model, its start, its metrics and its evaluation.
+"""
+
+import abc
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+import checkpointing
+from batching import UpdateData
+from checkpointing import Checkpoint
+from distributed import Workers
+from optimization import Optimizer, Schedule
+from telemetry import UNITS, DllLog, Meter, TensorBoardLog, duration
+from tokenization import Vocabulary
+from training import Engine, Hooks, LoopPlan, StopSignal, UpdateResult, Window, run_loop
+
+
+class TrainingRun(abc.ABC):
+    """The parts of a run and their state.
+
+    Args:
+        config: the task's settings; of these the names that all tasks share are read here.
+        model: gives losses and metric sums, and its weights by name.
+        make_optimizer: called with those weights.
+        checkpoint_prefix: what the names of this run's checkpoints begin with.
+    """
+
+    def __init__(
+        self,
+        config,
+        workers: Workers,
+        vocabulary: Vocabulary,
+        model: keras.layers.Layer,
+        make_optimizer: Callable[[dict[str, tf.Variable]], Optimizer],
+        checkpoint_prefix: str,
+    ):
+        self._config, self._workers, self._vocabulary = config, workers, vocabulary
+        self._model, self._checkpoint_prefix = model, checkpoint_prefix
+        self._model.build()
+        self._variables = self._model.named_variables()
+        self._optimizer = make_optimizer(self._variables)
+        self._engine = Engine(
+            self._model,
+            self._variables,
+            self._optimizer,
+            accumulation_steps=config.accumulation_steps(workers.size),
+            loss_scaling=config.precision == "amp",
+            jit_compile=config.xla,
+            seed=config.seed,
+            rank=workers.rank,
+        )
+        self._started = time.time()
+        self._last_metrics: dict[str, float] = {}
+        self.done = 0
+        self._dll = DllLog(config.json_summary or f"{config.logs_folder}/dllogger.log", self._units)
+        self._dll.declare_units()
+        self._tensorboard = TensorBoardLog(config.logs_folder, workers.rank, workers.size)
+
+    # NVIDIA's key of the loss that is trained on.
+    _loss_key = "total_loss"
+    _units = UNITS
+
+    # ------------------------------------------------------------------------------------- of the task
+
+    @abc.abstractmethod
+    def evaluate(self, step: int) -> object:
+        """Evaluate after `step` updates; called as the loop's plan says."""
+
+    @abc.abstractmethod
+    def _metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+        """The logged metrics; `_loss_key` is one of them."""
+
+    @abc.abstractmethod
+    def _log_step(self, step: int) -> tuple[int, ...]:
+        """How DLLogger numbers an update."""
+
+    @abc.abstractmethod
+    def _epoch(self, step: int) -> float:
+        """Epochs seen after `step` updates."""
+
+    @abc.abstractmethod
+    def _checkpoint_state(self) -> dict:
+        """What a checkpoint's state.json has beside what all tasks record."""
+
+    def _log_line(self, values: dict[str, float]) -> str:
+        """The task's part of the line at a terminal."""
+        return f"Loss:{values[self._loss_key]:10.6f}"
+
+    # ------------------------------------------------------------------------------------------ parts
+
+    def log_parameters(self) -> None:
+        """Record every setting and the versions, as the first lines of this start."""
+        for name, value in dataclasses.asdict(self._config).items():
+            self._dll.parameter({name: value})
+        self._dll.parameter({"TENSORFLOW_VERSION": tf.__version__, "KERAS_VERSION": keras.__version__})
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        checkpointing.assign(self._variables, checkpoint.model, str(checkpoint.path))
+        checkpointing.assign(self._optimizer.named_variables(), checkpoint.optimizer, str(checkpoint.path))
+        self._engine.loss_scale.restore(checkpoint.state["loss_scale"])
+        print(f"going on from {checkpoint.path}, update {self.done}")
+
+    def _run_loop(
+        self,
+        updates: Iterator[UpdateData],
+        schedule: Schedule,
+        stop: StopSignal,
+        *,
+        last_update: int,
+        stop_after: int,
+        evaluate_every: int,
+        title: str,
+    ) -> Meter:
+        config = self._config
+        plan = LoopPlan(
+            first_update=self.done + 1,
+            last_update=last_update,
+            stop_after=stop_after,
+            log_every=config.log_freq,
+            save_every=0 if config.skip_checkpoint else config.save_checkpoints_steps,
+            evaluate_every=evaluate_every,
+        )
+        with tqdm(
+            total=last_update, initial=self.done, desc=title, unit="update", disable=self._bar_is_off()
+        ) as self._bar:
+            hooks = Hooks(self._log, self._save, self.evaluate, self._show_progress)
+            self.done, meter = run_loop(self._engine, updates, schedule, plan, hooks, stop)
+        updates.close()
+        return meter
+
+    def _bar_is_off(self) -> bool | None:
+        """None shows the bar at a terminal alone."""
+        return None
+
+    def _log_end(self, meter: Meter, stop: StopSignal) -> None:
+        summary = self._summary() | {"training_sequences_per_second": meter.sequences_per_second()}
+        self._dll.log((), summary)
+        print("<FINAL STEP METRICS> " + ", ".join(f"{name}: {value:.5g}" for name, value in summary.items()))
+        print(f"Total Time: {duration(summary['e2e_train_time'])}")
+        if stop.exit_code:
+            print(f"stopped by a signal after update {self.done}; --restore_checkpoint goes on from there")
+
+    def close(self) -> None:
+        """Close the logs."""
+        self._dll.close()
+        self._tensorboard.close()
+
+    # ------------------------------------------------------------------------------------------ hooks
+
+    def _show_progress(self, step: int, result: UpdateResult) -> None:
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
+
+    def _log(self, step: int, window: Window) -> None:
+        values = self._metrics(window.sums)
+        self._last_metrics = values
+        record = {"train_perf": window.rates["train_perf"]} if window.rates else {}
+        record |= values
+        record |= {"grad_norm": window.gradient_norm, "learning_rate": window.learning_rate}
+        if window.loss_scale is not None:
+            record["loss_scale"] = window.loss_scale
+        if window.skipped_updates:
+            record["skipped_updates"] = window.skipped_updates
+        record |= {name: value for name, value in window.rates.items() if name != "train_perf"}
+        record["epoch"] = self._epoch(step)
+        self._dll.log(self._log_step(step), record)
+        self._tensorboard.log(step, record)
+        tqdm.write(
+            f"Step:{step:6d}, {self._log_line(values)}, "
+            f"Perf:{record.get('train_perf', 0.0):6.1f}, ETA: {duration(window.seconds_left)}"
+        )
+
+    def _save(self, step: int) -> None:
+        config = self._config
+        state = {
+            "config": dataclasses.asdict(config),
+            "loss_scale": self._engine.loss_scale.state(),
+            "tensorflow": tf.__version__,
+        }
+        path = checkpointing.save(
+            config.checkpoints_folder,
+            self._checkpoint_prefix,
+            step,
+            model=arrays(self._variables),
+            optimizer=arrays(self._optimizer.named_variables()),
+            state=state | self._checkpoint_state(),
+            extra_files=self._vocabulary.files(),
+            keep=config.keep_checkpoint_max,
+        )
+        self._dll.log((), self._summary())
+        tqdm.write(f"saved {path}")
+
+    def _summary(self) -> dict[str, float]:
+        summary = dict(self._last_metrics)
+        if self._loss_key in summary:
+            summary["final_loss"] = summary[self._loss_key]
+        return summary | {"e2e_train_time": time.time() - self._started}
+
+
+def arrays(tensors: dict) -> dict[str, np.ndarray]:
+    """Tensors or variables by name as NumPy arrays."""
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def abridged(names: list[str], most: int = 8) -> str:
+    """Names in one line, the first of them where there are many."""
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
