@@ -1,40 +1,35 @@
-"""Weights of other toolkits in, and ours out as Hugging Face folders.
+"""Networks out as Hugging Face folders, and networks of any source in, as the start of a pre-training run.
 
-Our weights carry the names of Google's checkpoints; Hugging Face's names follow from them by rule: dots for
-slashes, kernels transposed. A folder is config.json, model.safetensors, vocab.txt, tokenizer_config.json.
-No pickle is read.
+A folder is config.json, model.safetensors, vocab.txt and tokenizer_config.json. Sources are found and read
+in pretrained_models.py; names and layouts are in electra_weights.py.
 """
 
 import dataclasses
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+import electra_weights
 import files
+import pretrained_models
 from architecture import ElectraConfig
 from command_line import UsageError
-from tokenization import Vocabulary, load_vocabulary
+from electra_weights import DISCRIMINATOR_HEAD, MASKED_LM_HEAD, PLAIN_SPAN_HEAD, Tensors
+from huggingface_folders import CONFIG_NAME, WEIGHTS_NAME
+from pretrained_models import PretrainedModel
+from tokenization import Vocabulary
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-
-Tensors = dict[str, np.ndarray]
-
-# Two networks in one model: where each keeps its encoder and its head.
-_DISCRIMINATOR_PREFIXES = ("electra/", "discriminator_predictions/")
-_MASKED_LM_PREFIXES = ("generator/", "generator_predictions/")
-_OUTPUT_BIAS = "generator_predictions/output_bias"
-# Tied to the word table, and buffers that older versions of transformers stored.
-_NOT_WEIGHTS = (
-    "generator_lm_head.weight",
-    "electra.embeddings.position_ids",
-    "electra.embeddings.token_type_ids",
-)
+# Hugging Face's class of a network with a head. Ours of the joint span head is nobody's: its encoder loads.
+_ARCHITECTURES = {
+    DISCRIMINATOR_HEAD: "ElectraForPreTraining",
+    MASKED_LM_HEAD: "ElectraForMaskedLM",
+    PLAIN_SPAN_HEAD: "ElectraForQuestionAnswering",
+}
+_EXPORTED = (*electra_weights.ENCODER_PREFIXES, *_ARCHITECTURES, electra_weights.JOINT_SPAN_HEAD)
+_FLAG = "init_weights"
 
 
 @dataclass
@@ -42,8 +37,8 @@ class InitialWeights:
     """Weights read for a new run, by our names, and what did not match.
 
     Attributes:
-        missing: variables of the run that the folder has no weights for; they stay random.
-        unused: weights of the folder that the run has no place for.
+        missing: variables of the run that the source has no weights for; they stay random.
+        unused: weights of the source that the run has no place for.
         remarks: what the user should know, a sentence each.
     """
 
@@ -53,61 +48,58 @@ class InitialWeights:
     remarks: list[str] = field(default_factory=list)
 
 
-# ------------------------------------------------------------------------------------------------- names
-
-
-def huggingface_name(name: str) -> str:
-    """Hugging Face's name of one of our weights in its own network (both encoders are `electra` there)."""
-    if name == _OUTPUT_BIAS:
-        return "generator_lm_head.bias"
-    dotted = re.sub(r"\blayer_(\d+)", r"layer.\1", re.sub(r"^generator/", "electra/", name)).replace("/", ".")
-    dotted = re.sub(r"\.(kernel|gamma)$", ".weight", dotted)
-    dotted = re.sub(r"\.beta$", ".bias", dotted)
-    return f"{dotted}.weight" if dotted.endswith("_embeddings") else dotted
-
-
-def to_huggingface(name: str, tensor: np.ndarray) -> np.ndarray:
-    """A weight in Hugging Face's layout: PyTorch keeps kernels as [out, in]."""
-    return np.ascontiguousarray(tensor.T) if name.endswith("/kernel") else tensor
-
-
 # --------------------------------------------------------------------------------------------------- out
 
 
 def discriminator_tensors(model: Mapping[str, np.ndarray]) -> Tensors:
     """The discriminator's weights under Hugging Face's names."""
-    return {
-        huggingface_name(name): to_huggingface(name, tensor)
-        for name, tensor in model.items()
-        if name.startswith(_DISCRIMINATOR_PREFIXES)
-    }
+    return electra_weights.to_huggingface(electra_weights.discriminator_network(model))
 
 
 def generator_tensors(model: Mapping[str, np.ndarray]) -> Tensors:
-    """The masked language model's weights under Hugging Face's names.
+    """The masked language model's weights under Hugging Face's names (electra_weights.generator_network).
 
-    Its encoder is the generator's, or `electra` in a model whose generator is the discriminator's encoder;
-    embeddings that it shares are copied in. The output table is tied to the word table and not stored.
+    The output table is tied to the word table and not stored.
     """
-    own = {name: tensor for name, tensor in model.items() if name.startswith(_MASKED_LM_PREFIXES)}
-    if not any(name.startswith("generator/encoder/") for name in own):
-        own |= {name: tensor for name, tensor in model.items() if name.startswith("electra/")}
-    elif not any(name.startswith("generator/embeddings/") for name in own):
-        own |= {name: tensor for name, tensor in model.items() if name.startswith("electra/embeddings/")}
-    return {huggingface_name(name): to_huggingface(name, tensor) for name, tensor in own.items()}
+    return electra_weights.to_huggingface(electra_weights.generator_network(model))
+
+
+def architecture_name(names: Mapping[str, object]) -> str:
+    """Hugging Face's class of a network with weights of these names of ours."""
+    for head, architecture in _ARCHITECTURES.items():
+        if any(name.startswith(head) for name in names):
+            return architecture
+    return "ElectraModel"
 
 
 def write_folder(
-    folder: str | Path, architecture: str, config: ElectraConfig, tensors: Tensors, vocabulary: Vocabulary
+    folder: str | Path,
+    architecture: str,
+    config: ElectraConfig,
+    tensors: Tensors,
+    vocabulary: Vocabulary,
+    *,
+    squad_head: dict | None = None,
+    flag: str = "output_dir",
 ) -> None:
     """Write a Hugging Face folder, complete or not at all; an earlier export there is replaced.
 
+    Args:
+        architecture: Hugging Face's class of the network.
+        tensors: under Hugging Face's names and in its layout.
+        squad_head: settings of the joint span head, kept in config.json.
+        flag: names the output folder in messages, without dashes.
+
     Raises:
-        UsageError: the folder exists and is no export.
+        UsageError: the folder holds something, and no export.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / CONFIG_NAME).exists():
-        raise UsageError(f"--output_dir {folder.parent}: {folder.name} in it is no exported model")
+    if (
+        folder.exists()
+        and not (folder / CONFIG_NAME).exists()
+        and (folder.is_file() or any(folder.iterdir()))
+    ):
+        raise UsageError(f"--{flag} {folder}: is there already and is no exported model")
     settings = dataclasses.asdict(config) | {
         "architectures": [architecture],
         "model_type": "electra",
@@ -115,6 +107,8 @@ def write_folder(
         "pad_token_id": vocabulary.pad_id,
         "tie_word_embeddings": True,
     }
+    if squad_head is not None:
+        settings["squad_head"] = squad_head
     temporary = files.temporary_path(folder)
     files.remove_folder(temporary)
     try:
@@ -128,11 +122,61 @@ def write_folder(
         files.remove_folder(temporary)
 
 
+def write_question_answering(
+    folder: str | Path,
+    config: ElectraConfig,
+    model: Mapping[str, np.ndarray],
+    vocabulary: Vocabulary,
+    head_settings: dict,
+) -> None:
+    """Write a fine-tuned encoder with its span head: the plain one as Hugging Face's, the joint one as ours.
+
+    Args:
+        model: variables by our names, electra/… and qa_outputs/… or squad_head/….
+        head_settings: kept in config.json under `squad_head` where the head is the joint one.
+
+    Raises:
+        UsageError: the folder holds something, and no export.
+    """
+    is_joint = any(name.startswith(electra_weights.JOINT_SPAN_HEAD) for name in model)
+    write_folder(
+        folder,
+        architecture_name(model),
+        config,
+        electra_weights.to_huggingface(model),
+        vocabulary,
+        squad_head=head_settings if is_joint else None,
+    )
+
+
+def write_network(folder: str | Path, network: PretrainedModel, flag: str) -> list[str]:
+    """Write a network that was read from anywhere; returns the names of weights that are left out.
+
+    Raises:
+        UsageError: it has no vocabulary, or the folder holds something else.
+    """
+    if network.vocabulary is None:
+        raise UsageError(
+            f"--input {network.source}: has no vocab.txt, which an exported folder needs; put it there"
+        )
+    kept = {name: tensor for name, tensor in network.tensors.items() if name.startswith(_EXPORTED)}
+    write_folder(
+        folder,
+        architecture_name(kept),
+        network.config,
+        electra_weights.to_huggingface(kept),
+        network.vocabulary,
+        squad_head=network.settings.get("squad_head"),
+        flag=flag,
+    )
+    return sorted(network.shown(name) for name in network.tensors.keys() - kept.keys())
+
+
 # ---------------------------------------------------------------------------------------------------- in
 
 
 def read_initial_weights(
-    folder: str,
+    name: str,
     variables: Mapping[str, tuple[int, ...]],
     discriminator: ElectraConfig,
     generator: ElectraConfig,
@@ -141,106 +185,88 @@ def read_initial_weights(
     """Weights to start a pre-training run from.
 
     Args:
-        folder: of Hugging Face's form: an ELECTRA discriminator or generator, a folder that holds both in
-            discriminator/ and generator/, or a BERT, whose encoder and embeddings start both networks.
+        name: of any source that pretrained_models.py reads. A discriminator and a generator go to the run's;
+            a BERT's encoder and embeddings start both networks.
         variables: the run's variables and their shapes.
         discriminator, generator: the run's architectures.
 
     Raises:
-        UsageError: no such folder, another vocabulary, an architecture or a shape that differs.
+        UsageError: no such source, another vocabulary, an architecture or a shape that differs.
     """
-    parts = [Path(folder, name) for name in ("discriminator", "generator")]
-    folders = [part for part in parts if (part / CONFIG_NAME).exists()] or [Path(folder)]
     result = InitialWeights({})
-    for part in folders:
-        _read_part(part, variables, discriminator, generator, vocabulary, result)
+    for network in pretrained_models.load_networks(name, _FLAG):
+        _check_vocabulary(network, vocabulary)
+        result.remarks += network.remarks
+        _add_network(network, variables, discriminator, generator, result)
     result.missing = sorted(variables.keys() - result.tensors.keys())
     _remark_on_missing_network(result, variables)
     return result
 
 
-def _read_part(
-    folder: Path,
+def _add_network(
+    network: PretrainedModel,
     variables: Mapping[str, tuple[int, ...]],
     discriminator: ElectraConfig,
     generator: ElectraConfig,
-    vocabulary: Vocabulary,
     result: InitialWeights,
 ) -> None:
-    """Add one folder's weights to `result`."""
-    flag = f"--init_weights {folder}"
-    settings, tensors = _read_folder(folder)
-    _check_vocabulary(folder, vocabulary)
-    has_generator = any(name.startswith("generator_") for name in variables)
-    is_bert = settings.get("model_type") == "bert"
-    is_generator = any(name.startswith("generator_") for name in tensors)
-    config = ElectraConfig.from_huggingface(settings)
-    wanted: list[str] = []
-    if is_bert or not is_generator:
-        _check_architecture(flag, config, discriminator)
-        wanted += [name for name in variables if name.startswith(_DISCRIMINATOR_PREFIXES)]
-    if is_generator:
-        _check_architecture(flag, config, generator, "generator")
-        wanted += [
-            name for name in variables if name.startswith((*_MASKED_LM_PREFIXES, "electra/embeddings/"))
-        ]
-    elif is_bert and has_generator:
-        if _differences(config, generator):
+    """Add one network's weights to `result`."""
+    label = Path(network.source).name
+    own_encoder = any(name.startswith("generator/encoder/") for name in variables)
+    places: dict[str, str] = {}
+    if network.is_masked_lm:
+        _check_architecture(network, generator if own_encoder else discriminator, "generator")
+        places = _masked_lm_places(variables)
+    else:
+        _check_architecture(network, discriminator, "discriminator")
+        places = {name: name for name in variables if name.startswith(("electra/", DISCRIMINATOR_HEAD))}
+    if network.settings.get("model_type") == "bert" and own_encoder:
+        if _differences(network.config, generator):
             result.remarks.append("the generator is narrower than these weights and starts from random ones")
         else:
-            wanted += [name for name in variables if name.startswith(_MASKED_LM_PREFIXES)]
-    used = set()
-    for name in wanted:
-        source = huggingface_name(name)
-        if source not in tensors:
+            places |= _masked_lm_places(variables)
+    used, kept = set(), []
+    for name, source in places.items():
+        if source not in network.tensors:
             continue
         used.add(source)
-        tensor = to_huggingface(name, tensors[source])
-        if tuple(tensor.shape) != tuple(variables[name]):
+        tensor = network.tensors[source]
+        if tensor.shape != tuple(variables[name]):
             raise UsageError(
-                f"{flag}: {source} is {tensor.shape}, the run's {name} is {tuple(variables[name])}"
+                f"--{_FLAG} {network.source}: {network.shown(source)} is {tensor.shape}, "
+                f"the run's {name} is {tuple(variables[name])}"
             )
-        if name in result.tensors and not np.array_equal(result.tensors[name], tensor):
-            result.remarks.append(
-                f"{folder.name}'s {source} differs from the discriminator's, which is taken"
-            )
-            continue
-        result.tensors[name] = tensor.astype(np.float32)
-    result.unused += sorted(f"{folder.name}: {name}" for name in tensors.keys() - used)
+        if name not in result.tensors:
+            result.tensors[name] = tensor
+        elif not np.array_equal(result.tensors[name], tensor):
+            kept.append(network.shown(source))
+    if kept:
+        result.remarks.append(
+            f"{len(kept)} weights of {label} that both networks share differ from the discriminator's, which "
+            f"are taken; first {kept[0]}"
+        )
+    unused = network.tensors.keys() - used
+    result.unused += sorted(f"{label}: {network.shown(name)}" for name in unused)
 
 
-def _read_folder(folder: Path) -> tuple[dict, Tensors]:
-    """config.json, and the tensors under Hugging Face's ELECTRA names."""
-    flag = f"--init_weights {folder}"
-    if not folder.is_dir():
-        raise UsageError(f"{flag}: no such folder")
-    if not (folder / CONFIG_NAME).exists():
-        raise UsageError(f"{flag}: holds no {CONFIG_NAME}")
-    settings = files.read_json(folder / CONFIG_NAME)
-    if settings.get("model_type") not in ("electra", "bert"):
-        raise UsageError(f"{flag}: model_type {settings.get('model_type')!r} is neither electra nor bert")
-    if not (folder / WEIGHTS_NAME).exists():
-        raise UsageError(f"{flag}: holds no {WEIGHTS_NAME}")
-    try:
-        tensors = load_file(folder / WEIGHTS_NAME)
-    except SafetensorError as error:
-        raise UsageError(f"{flag}: {WEIGHTS_NAME} is damaged ({error})") from None
-    named = {_canonical_name(name): tensor for name, tensor in tensors.items()}
-    return settings, {name: tensor for name, tensor in named.items() if name not in _NOT_WEIGHTS}
+def _masked_lm_places(variables: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """The run's variables that a masked language model gives values to, and its names of them.
+
+    Its embeddings go to the discriminator's too where the run's networks share them.
+    """
+    places = {name: name for name in variables if name.startswith(MASKED_LM_HEAD)}
+    for part in ("embeddings/", "embeddings_project/", "encoder/"):
+        own = [name for name in variables if name.startswith(f"generator/{part}")]
+        shared = [name for name in variables if name.startswith(f"electra/{part}")]
+        places |= {name: name.replace("generator/", "electra/", 1) for name in own or shared}
+    return places
 
 
-def _canonical_name(name: str) -> str:
-    """Hugging Face's ELECTRA name of a weight of BERT, of a headless model or of an old BERT."""
-    name = re.sub(r"^bert\.", "electra.", name)
-    if name.startswith(("embeddings.", "encoder.", "embeddings_project.")):
-        name = f"electra.{name}"
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-
-
-def _check_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
-    path = folder / "vocab.txt"
-    if path.exists() and load_vocabulary(path).sha256 != vocabulary.sha256:
-        raise UsageError(f"--init_weights {folder}: its vocab.txt is not the vocabulary of the training data")
+def _check_vocabulary(network: PretrainedModel, vocabulary: Vocabulary) -> None:
+    if network.vocabulary is not None and network.vocabulary.sha256 != vocabulary.sha256:
+        raise UsageError(
+            f"--{_FLAG} {network.source}: its vocab.txt is not the vocabulary of the training data"
+        )
 
 
 def _differences(config: ElectraConfig, run: ElectraConfig) -> list[str]:
@@ -250,18 +276,25 @@ def _differences(config: ElectraConfig, run: ElectraConfig) -> list[str]:
     return [name for name in names if getattr(config, name) != getattr(run, name)]
 
 
-def _check_architecture(flag: str, config: ElectraConfig, run: ElectraConfig, network: str = "") -> None:
-    differing = _differences(config, run)
+def _check_architecture(network: PretrainedModel, run: ElectraConfig, part: str) -> None:
+    differing = _differences(network.config, run)
     if differing:
-        weights = ", ".join(f"{name} {getattr(config, name)}" for name in differing)
+        weights = ", ".join(f"{name} {getattr(network.config, name)}" for name in differing)
         ours = ", ".join(str(getattr(run, name)) for name in differing)
         raise UsageError(
-            f"{flag}: these weights have {weights}; this run's {network} has {ours}".replace("  ", " ")
+            f"--{_FLAG} {network.source}: these weights have {weights}; this run's {part} has {ours}"
         )
 
 
-def _remark_on_missing_network(result: InitialWeights, variables: Iterable[str]) -> None:
-    for network, prefix in (("discriminator's", "electra/encoder/"), ("generator's", "generator/encoder/")):
+def _remark_on_missing_network(result: InitialWeights, variables: Mapping[str, tuple[int, ...]]) -> None:
+    consequences = {
+        "electra/encoder/": "no weights for the discriminator's encoder: it starts from random ones, and "
+        "meets a trained generator's replacements, which are hard to tell, from the first update",
+        "generator/encoder/": "no weights for the generator's encoder: it starts from random ones, its "
+        "replacements are easy to tell at first, and the discriminator loses some of what it knows until the "
+        "generator has caught up",
+    }
+    for prefix, consequence in consequences.items():
         expected = [name for name in variables if name.startswith(prefix)]
         if expected and not any(name in result.tensors for name in expected):
-            result.remarks.append(f"no weights for the {network} encoder: it starts from random ones")
+            result.remarks.append(consequence)

@@ -1,0 +1,183 @@
+"""A pre-training run starts from released weights as Hugging Face would go on with them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from electra_cases import VOCABULARY_SIZE, random_examples, tiny_config
+from safetensors.numpy import load_file
+from weight_cases import KERNEL, VOCABULARY, huggingface, huggingface_pair
+
+import weight_conversion
+from masking import MaskingRule
+from pretraining import PretrainingModel, held_out_metrics
+from pretraining_data import HeldOutData
+from tfrecords import ExampleSerializer, Shards, ShardWriter, frame_record
+from training import add_sums
+
+torch = pytest.importorskip("torch", reason="PyTorch is the independent truth here")
+pytest.importorskip("transformers", reason="Hugging Face is the independent truth here")
+
+LENGTH = 32
+WORD_TABLE = "electra.embeddings.word_embeddings.weight"
+GENERATOR_KERNEL = KERNEL.replace("electra/", "generator/")
+
+
+def _model(**changes) -> PretrainingModel:
+    tf.keras.utils.set_random_seed(8)
+    # One head, as the pair has.
+    model = PretrainingModel(tiny_config(**({"num_attention_heads": 1} | changes)), VOCABULARY_SIZE)
+    model.build()
+    return model
+
+
+def _start(source, model: PretrainingModel) -> weight_conversion.InitialWeights:
+    variables = model.named_variables()
+    initial = weight_conversion.read_initial_weights(
+        str(source),
+        {name: tuple(variable.shape) for name, variable in variables.items()},
+        model.discriminator_config,
+        model.generator_config,
+        VOCABULARY,
+    )
+    for name, tensor in initial.tensors.items():
+        variables[name].assign(tensor)
+    return initial
+
+
+def _held_out(folder, count: int = 11) -> HeldOutData:
+    """Held-out batches of 4, of random examples of several lengths."""
+    examples, serialize = random_examples(count, LENGTH, seed=3), ExampleSerializer(VOCABULARY_SIZE)
+    with ShardWriter(folder / "held_out.tfrecord") as writer:
+        for row in range(count):
+            tokens = int(examples["input_mask"][row].sum())
+            first = tokens - int(examples["segment_ids"][row].sum())
+            ids = examples["input_ids"][row][:tokens].tolist()
+            frame = frame_record(serialize(ids, first, LENGTH))
+            writer.write_frames(frame, [len(frame)])
+    return HeldOutData(
+        Shards([str(folder / "held_out.tfrecord")], flag="eval_tfrecords"),
+        MaskingRule.of(VOCABULARY, 0.15, 4),
+        max_seq_length=LENGTH,
+        batch_size=4,
+        most_batches=0,
+        unigram_log_probabilities=np.full(VOCABULARY_SIZE, -np.log(VOCABULARY_SIZE)),
+    )
+
+
+def _evaluate(model: PretrainingModel, data: HeldOutData) -> dict[str, float]:
+    sums = None
+    for number in range(data.batches):
+        batch, unigram_loss = data.batch(number)
+        tensors = {name: tf.constant(value) for name, value in batch.items()}
+        _, of_batch = model(tensors, {"picks": np.float32(1), "tokens": np.float32(1)})
+        of_batch = {name: value.numpy() for name, value in of_batch.items()} | {"unigram_loss": unigram_loss}
+        sums = of_batch if sums is None else add_sums(sums, of_batch)
+    return held_out_metrics(sums, tiny_config())
+
+
+def _hugging_face_evaluates(discriminator, generator, data: HeldOutData) -> dict[str, float]:
+    """Losses for the same picks, from Hugging Face's logits; the samples by a float64 inverse CDF of them."""
+    nlls, masked_only, right, token_losses, token_right = [], [], [], [], []
+    for number in range(data.batches):
+        batch, _ = data.batch(number)
+        for row in range(len(batch["input_ids"])):
+            real = int(batch["input_mask"][row].sum())
+            if not real:
+                continue
+            types = torch.tensor(batch["segment_ids"][row][:real].astype(np.int64))[None]
+            masked = torch.tensor(batch["masked_input_ids"][row][:real].astype(np.int64))[None]
+            with torch.no_grad():
+                logits = generator(input_ids=masked, token_type_ids=types).logits[0].double()
+            corrupted = batch["input_ids"][row][:real].astype(np.int64)
+            original = corrupted.copy()
+            for pick in np.flatnonzero(batch["masked_lm_weights"][row]):
+                position = batch["masked_lm_positions"][row, pick]
+                log_probabilities = torch.log_softmax(logits[position], -1)
+                nlls.append(-float(log_probabilities[original[position]]))
+                right.append(int(log_probabilities.argmax()) == original[position])
+                if batch["masked_lm_is_mask"][row, pick]:
+                    masked_only.append(nlls[-1])
+                ends = np.cumsum(log_probabilities.exp().numpy())
+                uniform = float(batch["sample_uniforms"][row, pick])
+                corrupted[position] = np.searchsorted(ends, uniform, side="right")
+            with torch.no_grad():
+                answer = discriminator(input_ids=torch.tensor(corrupted)[None], token_type_ids=types)
+            logits = answer.logits[0].double()
+            replaced = torch.tensor(corrupted != original).double()
+            losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, replaced, reduction="none")
+            token_losses += losses.tolist()
+            token_right += ((logits > 0) == (replaced > 0)).tolist()
+    return {
+        "masked_lm_loss": np.mean(nlls),
+        "masked_lm_accuracy": 100 * np.mean(right),
+        "masked_lm_loss_masked_only": np.mean(masked_only),
+        "disc_loss": np.mean(token_losses),
+        "disc_accuracy": 100 * np.mean(token_right),
+    }
+
+
+def test_the_first_held_out_evaluation_of_a_released_pair_is_hugging_faces(tmp_path):
+    discriminator, generator = huggingface_pair(tmp_path / "pair")
+    model, data = _model(), _held_out(tmp_path)
+    random = _evaluate(model, data)
+    initial = _start(tmp_path / "pair", model)
+    assert not initial.missing and not initial.unused and not initial.remarks
+    ours, theirs = _evaluate(model, data), _hugging_face_evaluates(discriminator, generator, data)
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, rel=1e-4), name
+    assert abs(random["masked_lm_loss"] - ours["masked_lm_loss"]) > 0.05
+
+
+def test_one_network_of_a_pair_warns_of_what_its_lack_means(tmp_path):
+    huggingface_pair(tmp_path)
+    model = _model()
+    before = {name: variable.numpy() for name, variable in model.named_variables().items()}
+    initial = _start(tmp_path / "discriminator", model)
+    assert KERNEL in initial.tensors and GENERATOR_KERNEL not in initial.tensors
+    (remark,) = initial.remarks
+    assert "no weights for the generator's encoder" in remark and "easy to tell at first" in remark
+    np.testing.assert_array_equal(model.named_variables()[GENERATOR_KERNEL].numpy(), before[GENERATOR_KERNEL])
+
+    initial = _start(tmp_path / "generator", _model())
+    assert GENERATOR_KERNEL in initial.tensors and KERNEL not in initial.tensors
+    (remark,) = initial.remarks
+    assert "no weights for the discriminator's encoder" in remark and "hard to tell" in remark
+
+
+def test_embeddings_that_a_pair_does_not_share_are_the_discriminators_said_once(tmp_path):
+    huggingface("ElectraForPreTraining", tmp_path / "discriminator", seed=1)
+    sizes = {"hidden_size": 16, "intermediate_size": 64}
+    huggingface("ElectraForMaskedLM", tmp_path / "generator", seed=2, **sizes)
+    initial = _start(tmp_path, _model())
+    (remark,) = initial.remarks
+    assert "5 weights of generator that both networks share differ" in remark
+    table = load_file(tmp_path / "discriminator/model.safetensors")[WORD_TABLE]
+    np.testing.assert_array_equal(initial.tensors["electra/embeddings/word_embeddings"], table)
+
+    untied = _model(untied_generator_embeddings=True)
+    initial = _start(tmp_path, untied)
+    assert not initial.remarks and not initial.missing
+    table = load_file(tmp_path / "generator/model.safetensors")[WORD_TABLE]
+    np.testing.assert_array_equal(initial.tensors["generator/embeddings/word_embeddings"], table)
+
+
+def test_plain_masked_language_modelling_goes_on_from_a_masked_language_model(tmp_path):
+    huggingface("ElectraForMaskedLM", tmp_path)
+    for options in ({"electra_objective": False}, {"untied_generator": False}):
+        initial = _start(tmp_path, _model(**options))
+        assert KERNEL in initial.tensors and "generator_predictions/output_bias" in initial.tensors
+        assert not initial.unused and not initial.remarks
+        assert all(name.startswith("discriminator_predictions/") for name in initial.missing)
+
+
+def test_a_pair_of_pickles_starts_a_run_as_its_safetensors_do(tmp_path):
+    huggingface_pair(tmp_path)
+    expected = _start(tmp_path, _model()).tensors
+    for folder in (tmp_path / "discriminator", tmp_path / "generator"):
+        tensors = load_file(folder / "model.safetensors")
+        torch.save({name: torch.tensor(t) for name, t in tensors.items()}, folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    found = _start(tmp_path, _model())
+    assert not found.missing and found.tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found.tensors[name], tensor)
