@@ -260,11 +260,12 @@ class JointSpanHead(keras.layers.Layer):
 
     Args:
         variant: google or xlnet.
+        answerable: whether there is an answerability's part.
     """
 
     _GOOGLE_UNITS = 512
 
-    def __init__(self, config: ElectraConfig, variant: str, **kwargs):
+    def __init__(self, config: ElectraConfig, variant: str, answerable: bool, **kwargs):
         super().__init__(**kwargs)
         self._config, self._is_xlnet = config, variant == "xlnet"
         units = config.hidden_size if self._is_xlnet else self._GOOGLE_UNITS
@@ -273,8 +274,10 @@ class JointSpanHead(keras.layers.Layer):
         self.end_hidden = _dense(units, config, "end_hidden")
         self.end = _dense(1, config, "end")
         self._end_norm = _layer_norm(config) if self._is_xlnet else None
-        self.answerable_hidden = _dense(units, config, "answerable_hidden")
-        self.answerable = _dense(1, config, "answerable", use_bias=not self._is_xlnet)
+        self.answerable = None
+        if answerable:
+            self.answerable_hidden = _dense(units, config, "answerable_hidden")
+            self.answerable = _dense(1, config, "answerable", use_bias=not self._is_xlnet)
 
     def build(self, input_shape=None):
         width, units = self._config.hidden_size, self.end_hidden.units
@@ -284,8 +287,9 @@ class JointSpanHead(keras.layers.Layer):
         if self._end_norm is not None:
             with keras.name_scope("end_hidden"):
                 self._end_norm.build((None, units))
-        self.answerable_hidden.build((None, 2 * width))
-        self.answerable.build((None, units))
+        if self.answerable is not None:
+            self.answerable_hidden.build((None, 2 * width))
+            self.answerable.build((None, units))
 
     def start_logits(self, hidden):
         """hidden: [batch, length, hidden size]. Returns float32 [batch, length]."""

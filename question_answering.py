@@ -35,7 +35,7 @@ class QuestionAnsweringModel(keras.layers.Layer):
         self._version_2, self._beam_size = version_2, beam_size
         self.electra = Encoder(config, name="electra")
         if joint_head:
-            self.head = JointSpanHead(config, variant, name="squad_head")
+            self.head = JointSpanHead(config, variant, answerable=version_2, name="squad_head")
         else:
             initializer = keras.initializers.TruncatedNormal(stddev=config.initializer_range)
             self.head = keras.layers.Dense(2, kernel_initializer=initializer, name="qa_outputs")
@@ -98,7 +98,7 @@ class QuestionAnsweringModel(keras.layers.Layer):
         Returns:
             Plain head: start_logits and end_logits, float32 [batch, length].
             Joint head: the best starts, start_log_probs and start_index [batch, beam], for each its best
-            ends, end_log_probs and end_index [batch, beam, beam], and null_logit [batch].
+            ends, end_log_probs and end_index [batch, beam, beam], and in version 2 null_logit [batch].
         """
         hidden = self._hidden(batch, None)
         if not self._is_joint:
@@ -111,13 +111,16 @@ class QuestionAnsweringModel(keras.layers.Layer):
         end_logits = self.head.end_logits(hidden, states)
         end_logits = self._masked(end_logits, batch["context_mask"][:, None])
         end_log_probs, end_index = tf.math.top_k(tf.nn.log_softmax(end_logits), beam)
-        return {
+        output = {
             "start_log_probs": start_log_probs,
             "start_index": start_index,
             "end_log_probs": end_log_probs,
             "end_index": end_index,
-            "null_logit": self.head.null_logit(hidden, self._expected_start(hidden, start_logits)),
         }
+        if self._version_2:
+            state = self._expected_start(hidden, start_logits)
+            output["null_logit"] = self.head.null_logit(hidden, state)
+        return output
 
     def _hidden(self, batch, dropout_seed) -> tf.Tensor:
         """[batch, length, hidden size]."""

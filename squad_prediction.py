@@ -1,0 +1,135 @@
+"""Windows -> answers: batches of like length through the network, decoded question by question, and timed."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+import files
+from question_answering import QuestionAnsweringModel
+from squad_batches import bucket_lengths, prediction_blocks
+from squad_data import Question
+from squad_decoding import Decoded, DecodingRule, JointOutput, PlainOutput, WindowView, decode
+from squad_features import Features
+
+_INPUTS = ("input_ids", "input_mask", "segment_ids", "context_mask")
+_PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p99.9": 99.9, "max": 100}
+
+
+class Predictor:
+    """Answers the questions of Features.
+
+    Args:
+        model: built, with its weights.
+        rule: how answers are chosen.
+        batch_size: windows in a batch.
+        max_seq_length: of the longest window.
+    """
+
+    def __init__(
+        self,
+        model: QuestionAnsweringModel,
+        rule: DecodingRule,
+        *,
+        batch_size: int,
+        max_seq_length: int,
+        jit_compile: bool = False,
+    ):
+        self._rule, self._batch_size = rule, batch_size
+        self._buckets = bucket_lengths(max_seq_length)
+        # Without XLA one trace serves every length; with it each length is compiled once.
+        signature = {name: tf.TensorSpec([None, None], tf.int32) for name in _INPUTS}
+        self._predict = tf.function(
+            model.predict, input_signature=[signature], jit_compile=jit_compile, autograph=False
+        )
+        self._seen_lengths: set[int] = set()
+        self.windows = 0
+        self.seconds = 0.0
+        self._timed_windows, self._timed_seconds = 0, 0.0
+        self._latencies: list[float] = []
+
+    def answers(
+        self, features: Features, *, hide_progress: bool | None = None
+    ) -> Iterator[tuple[Question, Decoded]]:
+        """Each question with its answer, in order; a block of questions is in memory at a time.
+
+        Args:
+            hide_progress: None shows the bar at a terminal alone.
+        """
+        started = time.monotonic()
+        with tqdm(total=len(features), desc="answering", unit="window", disable=hide_progress) as bar:
+            for questions, batches in prediction_blocks(features, self._batch_size, self._buckets):
+                outputs: dict[int, PlainOutput | JointOutput] = {}
+                for length, windows in batches:
+                    outputs |= self._outputs(features, windows, length)
+                    bar.update(len(np.unique(windows)))
+                for number in questions:
+                    question = features.question(number)
+                    own = features.windows_of(number)
+                    views = [WindowView(features.spans(i), features.best_context(i)) for i in own]
+                    yield (
+                        question,
+                        decode(question.context, views, [outputs[i] for i in own], self._rule),
+                    )
+        self.seconds += time.monotonic() - started
+
+    def _outputs(self, features: Features, windows: np.ndarray, length: int) -> dict:
+        batch = features.batch(windows, length)
+        started = time.monotonic()
+        tensors = self._predict({name: batch[name] for name in _INPUTS})
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        seconds = time.monotonic() - started
+        distinct = len(np.unique(windows))
+        self.windows += distinct
+        # The first batch of a length traces or compiles.
+        if length in self._seen_lengths:
+            self._latencies.append(seconds)
+            self._timed_windows += distinct
+            self._timed_seconds += seconds
+        self._seen_lengths.add(length)
+        kind = JointOutput if self._rule.joint_head else PlainOutput
+        return {
+            int(window): kind(**{name: values[row] for name, values in arrays.items()})
+            for row, window in enumerate(windows)
+        }
+
+    def speed(self) -> dict[str, float]:
+        """Throughput in windows a second and latencies of a batch in milliseconds, compiling left out."""
+        if not self._latencies:
+            return {}
+        latencies = 1000 * np.array(self._latencies)
+        values = {"inference_sequences_per_second": self._timed_windows / self._timed_seconds}
+        values |= {f"latency_{name}": float(np.percentile(latencies, q)) for name, q in _PERCENTILES.items()}
+        return values | {"latency_mean": float(latencies.mean())}
+
+
+class JsonObjectFile:
+    """A JSON object written entry by entry, and under its name only when it is complete."""
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        self._temporary = files.temporary_path(self._path)
+
+    def __enter__(self) -> "JsonObjectFile":
+        self._stream = open(self._temporary, "w", encoding="utf-8")
+        self._stream.write("{")
+        self._separator = "\n"
+        return self
+
+    def add(self, key: str, value: object) -> None:
+        entry = f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+        self._stream.write(f"{self._separator}{entry}")
+        self._separator = ",\n"
+
+    def __exit__(self, kind, error, traceback) -> None:
+        with self._stream:
+            if kind is None:
+                self._stream.write("\n}\n")
+        if kind is None:
+            files.publish(self._temporary, self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)
