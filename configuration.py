@@ -188,7 +188,8 @@ class PretrainingConfig:
     )
     init_weights: str = option(
         "",
-        "start from weights alone: a Hugging Face ELECTRA or BERT folder, or discriminator/ and generator/",
+        "start from weights alone: a Hugging Face ELECTRA or BERT folder or name on the hub, a folder of "
+        "discriminator/ and generator/, or a Google TF1 checkpoint",
         group="checkpoints",
     )
     load_weights: bool = option(False, "the same as --init_weights <weights_dir>", group="checkpoints")

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import files
+import pretrained_models
 import pretraining_inputs
 from command_line import UsageError, parse, run_program
 from configuration import PretrainingConfig
@@ -21,8 +22,8 @@ def main() -> int:
     config = parse(PretrainingConfig, description=__doc__)
     workers = find_workers()
     config.accumulation_steps(workers.size)
-    if config.init_weights and not Path(config.init_weights).is_dir():
-        raise UsageError(f"--init_weights {config.init_weights}: no such folder")
+    if config.init_weights:
+        pretrained_models.find_source(config.init_weights, "init_weights")
     inputs = pretraining_inputs.open_inputs(config)
     start = pretraining_inputs.find_start(config, inputs, workers)
     keep_freed_memory()

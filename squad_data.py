@@ -5,18 +5,18 @@ The format is that of the official SQuAD 1.1 and 2.0 files: {"version", "data": 
 Windows of tokens are made of the questions by squad_features.py.
 """
 
-import json
-import re
+import codecs
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
+
+import ijson
 
 from command_line import UsageError
 
-_CHUNK_CHARACTERS = 1 << 18
-_JSON_SPACE = " \t\n\r"
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_ARTICLES = "the file is not an object with a list 'data' of articles"
 
 # Why a question is left out of training, by its number in a feature cache: append only.
 FAULTS = (
@@ -36,7 +36,8 @@ class Question:
 
     Attributes:
         id: as in predictions.json.
-        text, context: as in the file, but for lone surrogates, which no encoding can hold: U+FFFD.
+        text, context: as in the file, but for lone surrogates, which no encoding can hold: each is one
+            other character here.
         answers: the texts of the gold answers; the first is the one trained on.
         answer_start: character of the context at which the first answer begins; -1 if there is none.
         is_impossible: the context holds no answer (SQuAD 2.0).
@@ -91,15 +92,8 @@ def iterate_questions(path: str | Path, flag: str, version_2: bool) -> Iterator[
             impossible = version_2 and survey.has_answers and not question.answers
         else:
             impossible = question.is_impossible
-        yield Question(
-            id=question.id,
-            text=_LONE_SURROGATE.sub("\ufffd", question.text),
-            context=_LONE_SURROGATE.sub("\ufffd", question.context),
-            answers=[] if impossible else [_LONE_SURROGATE.sub("\ufffd", text) for text in question.answers],
-            answer_start=-1 if impossible else question.answer_start,
-            is_impossible=impossible,
-            where=question.where,
-        )
+        known = {"answers": [], "answer_start": -1} if impossible else {}
+        yield dataclasses.replace(question, is_impossible=impossible, **known)
 
 
 @dataclass(slots=True)
@@ -147,18 +141,21 @@ def _questions(path: str | Path, flag: str) -> Iterator[Question]:
     """The questions as the file has them: `is_impossible` is None without that key."""
     source = f"--{flag} {path}"
     try:
-        # utf-8-sig: some editors put a byte order mark first.
-        with open(path, encoding="utf-8-sig") as stream:
-            for number, article in enumerate(_articles(_JsonStream(stream)), 1):
+        with open(path, "rb") as stream:
+            # Some editors put a byte order mark first.
+            if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+                stream.seek(0)
+            for number, article in enumerate(_articles(stream), 1):
                 yield from _questions_of_article(article, number)
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{source}: not UTF-8") from None
     except _NotSquad as error:
         raise UsageError(f"{source}: not SQuAD format: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{source}: not JSON ({error})") from None
+    except ijson.JSONError as error:
+        # The parser's first line says what is wrong; a drawing of the place follows it.
+        message = error.args[0] if error.args else ""
+        message = message.decode("utf-8", "replace") if isinstance(message, bytes) else str(message)
+        raise UsageError(f"{source}: not JSON ({message.splitlines()[0].strip(' .')})") from None
 
 
 class _NotSquad(Exception):
@@ -205,94 +202,16 @@ def _member(thing: object, name: str, kind: type, where: str):
     return thing[name]
 
 
-def _articles(text: "_JsonStream") -> Iterator[object]:
+def _articles(stream: BinaryIO) -> Iterator[object]:
     """The elements of the top-level object's list "data", one at a time."""
-    if text.peek() != "{":
-        text.value()
-        raise _NotSquad("the file is not an object with 'data'")
+    start = stream.tell()
+    first = stream.read(64).lstrip()[:1]
+    stream.seek(start)
+    if first == b"[":
+        raise _NotSquad(_NO_ARTICLES)
     found = False
-    for _ in text.elements("{", "}"):
-        name = text.value()
-        text.expect(":")
-        if name != "data":
-            text.value()
-            continue
+    for article in ijson.items(stream, "data.item", use_float=True):
         found = True
-        if text.peek() != "[":
-            raise _NotSquad("'data' is not a list")
-        for _ in text.elements("[", "]"):
-            yield text.value()
-    if text.peek():
-        raise ValueError(f"more text after the end, at character {text.position}")
+        yield article
     if not found:
-        raise _NotSquad("the file is not an object with 'data'")
-
-
-class _JsonStream:
-    """JSON read value by value; of the text, only the value being read is held."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-        self._decoder = json.JSONDecoder()
-        self._buffer, self._at, self._before, self._ended = "", 0, 0, False
-
-    @property
-    def position(self) -> int:
-        """Characters read so far."""
-        return self._before + self._at
-
-    def peek(self) -> str:
-        """The next character that is not white space; "" at the end."""
-        while True:
-            while self._at < len(self._buffer) and self._buffer[self._at] in _JSON_SPACE:
-                self._at += 1
-            if self._at < len(self._buffer):
-                return self._buffer[self._at]
-            if self._ended:
-                return ""
-            self._fill()
-
-    def expect(self, *marks: str) -> str:
-        """Read one of some punctuation marks."""
-        mark = self.peek()
-        if mark not in marks:
-            raise ValueError(f"{' or '.join(marks)} expected at character {self.position}")
-        self._at += 1
-        return mark
-
-    def value(self) -> object:
-        """Read one value.
-
-        Raises:
-            ValueError: it is not JSON.
-        """
-        self.peek()
-        while True:
-            try:
-                value, end = self._decoder.raw_decode(self._buffer, self._at)
-            except json.JSONDecodeError as error:
-                if self._ended:
-                    raise ValueError(f"{error.msg} at character {self._before + error.pos}") from None
-            else:
-                # A number that ends with the buffer may go on after it.
-                if end < len(self._buffer) or self._ended:
-                    self._at = end
-                    return value
-            self._fill()
-
-    def elements(self, opening: str, closing: str) -> Iterator[None]:
-        """Come to each element of a list or object in turn; the caller reads it."""
-        self.expect(opening)
-        if self.peek() == closing:
-            self.expect(closing)
-            return
-        mark = ","
-        while mark == ",":
-            yield
-            mark = self.expect(",", closing)
-
-    def _fill(self) -> None:
-        # Twice as much each time, so that a long value is not scanned from its start too often.
-        chunk = self._stream.read(max(_CHUNK_CHARACTERS, len(self._buffer) - self._at))
-        self._before += self._at
-        self._buffer, self._at, self._ended = self._buffer[self._at :] + chunk, 0, not chunk
+        raise _NotSquad(_NO_ARTICLES)

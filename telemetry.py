@@ -54,11 +54,15 @@ class DllLog:
         self._write({"type": "LOG", "step": list(step), "data": dict(data)})
         # A person at a terminal has the progress bar and the program's own lines.
         if not sys.stdout.isatty():
-            values = (f"{name} : {_shown(data[name])} {self._units.get(name) or ''}".rstrip() for name in data)
-            print(f"DLL {datetime.datetime.now()} - {_step_text(step)} {' '.join(values)}", flush=True)
+            values = " ".join(self._shown(name, value) for name, value in data.items())
+            print(f"DLL {datetime.datetime.now()} - {_step_text(step)} {values}", flush=True)
 
     def close(self) -> None:
         self._stream.close()
+
+    def _shown(self, name: str, value: object) -> str:
+        value = f"{value:.6g}" if isinstance(value, float) else value
+        return f"{name} : {value} {self._units.get(name) or ''}".rstrip()
 
     def _write(self, event: dict) -> None:
         now = time.time()
@@ -164,10 +168,6 @@ def read_dll_log(path: str | Path) -> list[dict]:
             except ValueError:
                 continue
     return events
-
-
-def _shown(value: object) -> object:
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _step_text(step: tuple[int, ...]) -> str:

@@ -87,7 +87,7 @@ def write_folder(
     Args:
         architecture: Hugging Face's class of the network.
         tensors: under Hugging Face's names and in its layout.
-        squad_head: settings of the joint span head, kept in config.json.
+        squad_head: settings of a span head, kept in config.json.
         flag: names the output folder in messages, without dashes.
 
     Raises:
@@ -133,19 +133,18 @@ def write_question_answering(
 
     Args:
         model: variables by our names, electra/… and qa_outputs/… or squad_head/….
-        head_settings: kept in config.json under `squad_head` where the head is the joint one.
+        head_settings: kept in config.json under `squad_head`.
 
     Raises:
         UsageError: the folder holds something, and no export.
     """
-    is_joint = any(name.startswith(electra_weights.JOINT_SPAN_HEAD) for name in model)
     write_folder(
         folder,
         architecture_name(model),
         config,
         electra_weights.to_huggingface(model),
         vocabulary,
-        squad_head=head_settings if is_joint else None,
+        squad_head=head_settings,
     )
 
 

@@ -1,4 +1,4 @@
-"""Write the tables of flags in README.md anew from the dataclasses in configuration.py.
+"""Write the tables of flags in README.md and docs/squad.md anew from the dataclasses of the settings.
 
 python scripts/update_readme.py
 """
@@ -11,17 +11,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import configuration
+import conversion_configuration
 import files
+import squad_configuration
 from command_line import flag_table
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "squad.md")
 _TABLE = re.compile(r"(<!-- flags: (\w+) -->\n).*?(<!-- /flags -->)", re.DOTALL)
+_SETTINGS = vars(configuration) | vars(squad_configuration) | vars(conversion_configuration)
 
 
 def with_current_tables(text: str) -> str:
-    """The README's text with each table between its two markers replaced."""
-    return _TABLE.sub(lambda m: f"{m[1]}{flag_table(getattr(configuration, m[2]))}\n{m[3]}", text)
+    """A document's text with each table between its two markers replaced."""
+    return _TABLE.sub(lambda m: f"{m[1]}{flag_table(_SETTINGS[m[2]])}\n{m[3]}", text)
 
 
 if __name__ == "__main__":
-    files.write_text(README, with_current_tables(README.read_text(encoding="utf-8")))
+    for document in DOCUMENTS:
+        files.write_text(document, with_current_tables(document.read_text(encoding="utf-8")))
