@@ -5,6 +5,7 @@ The task hands in a function from a micro-batch to its share of the update's los
 those shares are divided by the whole update's counts, the sum over micro-batches is exact.
 """
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -167,16 +168,27 @@ def add_sums(left: Mapping, right: Mapping) -> dict:
 
 
 class StopSignal:
-    """Remembers SIGTERM and Ctrl-C, so that the loop can stop and save; a second one kills."""
+    """Remembers SIGTERM and Ctrl-C, so that the loop can stop and save; a second one kills.
+
+    Batch systems and `timeout` signal the whole process group, and a launcher in it passes the signal on, so
+    what comes within two seconds of the first is taken for the same.
+    """
+
+    _SAME_SIGNAL_SECONDS = 2.0
 
     def __init__(self):
         self.exit_code = 0
+        self._first_at = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
 
     def _remember(self, number, frame):
-        self.exit_code = EXIT_TERMINATED if number == signal.SIGTERM else EXIT_INTERRUPTED
-        signal.signal(number, signal.SIG_DFL)
+        if not self.exit_code:
+            self.exit_code = EXIT_TERMINATED if number == signal.SIGTERM else EXIT_INTERRUPTED
+            self._first_at = time.monotonic()
+        elif time.monotonic() - self._first_at > self._SAME_SIGNAL_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
 
 @dataclass

@@ -10,12 +10,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# shellcheck source=common.sh
+source scripts/common.sh
+
 from_scratch=
 for argument in "$@"; do
     case $argument in
         --from_scratch | --from-scratch) from_scratch=1 ;;
         -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
-        *) echo "quickstart.sh: error: unknown option $argument (see --help)" >&2 && exit 2 ;;
+        *) fail "unknown option $argument (see --help)" ;;
     esac
 done
 
@@ -65,10 +68,7 @@ for length in 128 512; do
         --held-out-fraction 0.1 --num-processes 2
 done
 
-if [[ -z ${PRECISION:-} ]]; then
-    PRECISION=tf32
-    if grep -qsE '^flags.* (avx512_bf16|amx_bf16)' /proc/cpuinfo; then PRECISION=bf16; fi
-fi
+PRECISION=${PRECISION:-$(best_cpu_precision)}
 run=$folder/results/models/$name
 pretrain() { # pretrain PHASE LENGTH FLAGS...
     "$python" run_pretraining.py --config "configs/${name}_phase$1.json" --model_name "$name" \

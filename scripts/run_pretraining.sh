@@ -17,40 +17,11 @@ names=(TRAIN_BATCH_SIZE_P1 LEARNING_RATE_P1 PRECISION NUM_GPUS XLA WARMUP_STEPS_
   INIT_CHECKPOINT)
 further=(MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1 CONFIG_P2 RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR PYTHON)
 
-fail() {
-  echo "run_pretraining.sh: error: $1" >&2
-  exit 2
-}
+# shellcheck source=common.sh
+source scripts/common.sh
+read_settings "$@"
+settle_device NUM_GPUS
 
-if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-  sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  printf '\npositionals, in order, also names in the environment:\n'
-  printf '  %s\n' "${names[@]}"
-  printf 'further names in the environment:\n  %s\n' "${further[*]}"
-  exit 0
-fi
-
-position=0
-while (($#)) && [[ $1 != -- ]]; do
-  ((position < ${#names[@]})) || fail "more than ${#names[@]} positionals, the first too many is '$1'"
-  printf -v "${names[position]}" '%s' "$1"
-  position=$((position + 1))
-  shift
-done
-if (($#)); then shift; fi
-passed_on=("$@")
-
-gpus_found=0
-if command -v nvidia-smi > /dev/null; then gpus_found=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true); fi
-precision=${PRECISION:-$([[ $gpus_found -gt 0 ]] && echo amp || echo tf32)}
-xla=${XLA:-$([[ $gpus_found -gt 0 ]] && echo xla || echo no_xla)}
-num_gpus=${NUM_GPUS:-$((gpus_found > 0 ? gpus_found : 1))}
-case $precision in amp | tf32 | fp32 | bf16) ;; *) fail "PRECISION '$precision' is none of amp, tf32, fp32, bf16" ;; esac
-case $xla in xla | no_xla) ;; *) fail "XLA '$xla' is neither xla nor no_xla" ;; esac
-[[ $num_gpus =~ ^[1-9][0-9]*$ ]] || fail "NUM_GPUS '$num_gpus' is no positive number"
-((num_gpus == 1)) || fail "NUM_GPUS $num_gpus: training by several workers is not supported yet, give 1"
-
-python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
 results=${RESULTS_DIR:-${CODE_DIR:-.}/results}
 data=${DATA_PREP_WORKING_DIR:-data}/tfrecord_lower_case_1_seq_len
 corpus=random_seed_12345/books_wiki_en_corpus/train
@@ -60,12 +31,9 @@ job_name=${JOB_NAME:-electra_pretraining}
 [[ -f configs/${model_size}_phase1.json || -n ${CONFIG_P1:-} ]] || fail "MODEL_SIZE '$model_size' is none of small, base, large"
 mkdir -p "$results"
 
-# flag NAME VALUE: adds --NAME VALUE to the command unless the value is empty, so that the file's own counts.
-flag() { if [[ -n $2 && $2 != None ]]; then command+=("--$1" "$2"); fi; }
-
 # run_phase PHASE CONFIG DATA RESTORE BATCH RATE WARMUP STEPS ACCUMULATION
 run_phase() {
-  local log child status=0
+  local log status=0
   command=("$python" run_pretraining.py --config "$2" --model_name "$model_name" --model_size "$model_size"
     --results_dir "$results" --pretrain_tfrecords "$3" --precision "$precision")
   [[ $xla == no_xla ]] || command+=(--xla)
@@ -86,17 +54,7 @@ run_phase() {
   flag vocab_file "${VOCAB_FILE:-}"
   log="$results/$job_name.electra_pretraining_phase$1_$precision.$(date +%y%m%d%H%M%S).log"
   echo "phase $1: ${command[*]} ${passed_on[*]}" | tee "$log"
-  # In the background, so that a signal to this script reaches the training, which saves and exits.
-  "${command[@]}" "${passed_on[@]}" > >(tee -ia "$log") 2>&1 &
-  child=$!
-  trap 'kill -TERM "$child" 2> /dev/null || true' TERM INT
-  wait "$child" || status=$?
-  # A signal ends `wait` early; the status that counts is that of the training itself.
-  while kill -0 "$child" 2> /dev/null; do
-    status=0
-    wait "$child" || status=$?
-  done
-  trap - TERM INT
+  run_logged "$log" "${command[@]}" "${passed_on[@]}" || status=$?
   if ((status != 0)); then
     echo "run_pretraining.sh: phase $1 ended with status $status, see $log" >&2
     exit "$status"

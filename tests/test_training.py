@@ -2,11 +2,14 @@
 
 import itertools
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from electra_cases import NO_DROPOUT, VOCABULARY_SIZE, masked_batch, normalizers, tiny_config
+from training_runs import ROOT
 
 from batching import UpdateData
 from command_line import RunFailure
@@ -266,3 +269,21 @@ def test_a_signal_ends_the_loop_with_a_checkpoint_of_whole_updates():
         signal.signal(signal.SIGINT, before[1])
     assert (done, saved, stop.exit_code) == (1, [1], 143)
     assert int(engine._optimizer.iterations) == 1
+
+
+def test_a_signal_is_remembered_and_one_that_follows_at_once_is_the_same():
+    """As from a batch system to the whole group and from the launcher again; a later one kills."""
+    code = """
+import os, signal, time
+from training import StopSignal
+stop = StopSignal()
+for _ in range(2):
+    os.kill(os.getpid(), signal.SIGTERM)
+assert stop.exit_code == 143
+print("saved", flush=True)
+time.sleep(2.1)
+os.kill(os.getpid(), signal.SIGTERM)
+print("still there", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == -signal.SIGTERM and done.stdout == "saved\n", done.stderr

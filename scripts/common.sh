@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# What the launchers share: settings by position and by name, the device, a run with its log, its signals and its
+# exit code. Not run by itself; a launcher in the root of the repository reads it by `source scripts/common.sh`
+# and has its settings' names in two arrays: `names`, in the order of the positionals, and `further`.
+# shellcheck disable=SC2034,SC2154 # the launchers and this file use each other's variables
+set -euo pipefail
+
+# fail MESSAGE: the one line and the exit code of a user's mistake.
+fail() {
+  echo "${0##*/}: error: $1" >&2
+  exit 2
+}
+
+# show_help: the comment at the top of the launcher, and the names.
+show_help() {
+  sed -n '2,/^set /{s/^# \{0,1\}//p}' "scripts/${0##*/}"
+  printf '\npositionals, in order, also names in the environment:\n'
+  printf '  %s\n' "${names[@]}"
+  printf 'further names in the environment:\n  %s\n' "${further[*]}"
+}
+
+# read_settings ARGUMENT...: gives the positionals their names; what follows -- becomes the array `passed_on`.
+read_settings() {
+  local position=0
+  if [[ ${1:-} == -h || ${1:-} == --help ]]; then show_help && exit; fi
+  while (($#)) && [[ $1 != -- ]]; do
+    ((position < ${#names[@]})) || fail "more than ${#names[@]} positionals, the first too many is '$1'"
+    printf -v "${names[position]}" '%s' "$1"
+    position=$((position + 1))
+    shift
+  done
+  if (($#)); then shift; fi
+  passed_on=("$@")
+}
+
+# settle_device GPUS_NAME: sets `precision` and `xla` from PRECISION and XLA or what the machine has, and `python`;
+# GPUS_NAME is the setting that holds the number of GPUs.
+settle_device() {
+  local gpus_found=0 gpus
+  if command -v nvidia-smi > /dev/null; then gpus_found=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true); fi
+  precision=${PRECISION:-$([[ $gpus_found -gt 0 ]] && echo amp || echo tf32)}
+  xla=${XLA:-$([[ $gpus_found -gt 0 ]] && echo xla || echo no_xla)}
+  gpus=${!1:-$((gpus_found > 0 ? gpus_found : 1))}
+  case $precision in
+    amp | tf32 | fp32 | bf16) ;;
+    *) fail "PRECISION '$precision' is none of amp, tf32, fp32, bf16" ;;
+  esac
+  case $xla in xla | no_xla) ;; *) fail "XLA '$xla' is neither xla nor no_xla" ;; esac
+  [[ $gpus =~ ^[1-9][0-9]*$ ]] || fail "$1 '$gpus' is no positive number"
+  ((gpus == 1)) || fail "$1 $gpus: training by several workers is not supported yet, give 1"
+  settle_python
+}
+
+# settle_python: sets `python` to PYTHON, else the one that scripts/install.sh made, else the machine's.
+settle_python() {
+  python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
+}
+
+# flag NAME VALUE: adds --NAME=VALUE to `command`, unless there is no value: the program's own default counts then.
+flag() { if [[ -n $2 && $2 != None ]]; then command+=("--$1=$2"); fi; }
+
+# run_to_end COMMAND...: returns its exit code. It runs in the background, so that SIGTERM and Ctrl-C at the
+# launcher reach it at once; it may take its time to save.
+run_to_end() {
+  local child='' status signalled=''
+  trap 'signalled=1; [[ -z $child ]] || kill -TERM "$child" 2> /dev/null || true' TERM INT
+  "$@" &
+  child=$!
+  [[ -z $signalled ]] || kill -TERM "$child" 2> /dev/null || true
+  # A signal ends `wait` early; the status that counts is that of the command itself.
+  while true; do
+    signalled='' status=0
+    wait "$child" || status=$?
+    [[ -n $signalled ]] || break
+  done
+  trap - TERM INT
+  return "$status"
+}
+
+# run_logged LOG COMMAND...: as run_to_end, with all output also at the end of the file LOG.
+run_logged() {
+  local log=$1 copy copier status=0
+  shift
+  # A signal to the whole group must not end the copying: a broken pipe would end the command while it saves.
+  exec {copy}> >(trap '' TERM INT && exec tee -a "$log")
+  copier=$!
+  run_to_end "$@" >&"$copy" 2>&1 || status=$?
+  exec {copy}>&-
+  # For the log's last lines; something that the command left running may hold the pipe, so not for ever.
+  for _ in {1..50}; do
+    kill -0 "$copier" 2> /dev/null || break
+    sleep 0.1
+  done
+  return "$status"
+}
+
+# best_cpu_precision: bf16 where the processor multiplies in it, else tf32, which is float32 there.
+best_cpu_precision() {
+  if grep -qsE '^flags.* (avx512_bf16|amx_bf16)' /proc/cpuinfo; then echo bf16; else echo tf32; fi
+}
+
+# number KEY FILE: the last number that a JSON file or log of ours has under KEY; nothing where there is none.
+number() { grep -oE "\"$1\": [-+.0-9eE]+" "$2" | tail -n 1 | cut -d' ' -f2 || true; }
