@@ -80,7 +80,9 @@ class Answerer:
         """
         questions = iter(questions)
         while block := list(itertools.islice(questions, _BLOCK_QUESTIONS)):
-            features = build_features(block, self._inputs.vocabulary, self._inputs.feature_rule)
+            features = build_features(
+                block, self._inputs.vocabulary, self._inputs.feature_rule, hide_progress=True
+            )
             try:
                 for question, decoded in self._predictor.answers(features, hide_progress=True):
                     yield _answer(question, decoded)

@@ -255,13 +255,19 @@ def load_features(
     return Features(cached, vocabulary)
 
 
-def build_features(questions: Iterable[Question], vocabulary: Vocabulary, rule: FeatureRule) -> Features:
+def build_features(
+    questions: Iterable[Question],
+    vocabulary: Vocabulary,
+    rule: FeatureRule,
+    *,
+    hide_progress: bool | None = None,
+) -> Features:
     """The features of questions, in a temporary folder that goes when they do.
 
     `tokenizers` works on all cores; the environment's RAYON_NUM_THREADS limits it.
     """
     temporary = tempfile.TemporaryDirectory(prefix="squad_features_", ignore_cleanup_errors=True)
-    _write_features(questions, vocabulary, rule, Path(temporary.name), {})
+    _write_features(questions, vocabulary, rule, Path(temporary.name), {}, hide_progress)
     folder = ArrayFolder.open(temporary.name, {}, verify=False)
     # The files are removed when nothing refers to this object any more.
     folder.owner = temporary
@@ -290,7 +296,7 @@ def _fill_cache(questions, vocabulary, rule, folder: Path, settings: dict) -> Ar
             temporary.mkdir(parents=True)
         except OSError as error:
             raise UsageError(f"--cache_dir {folder.parent}: {error.strerror or error}") from None
-        _write_features(questions, vocabulary, rule, temporary, settings)
+        _write_features(questions, vocabulary, rule, temporary, settings, None)
         files.remove_folder(folder)
         try:
             files.publish(temporary, folder)
@@ -305,10 +311,10 @@ def _fill_cache(questions, vocabulary, rule, folder: Path, settings: dict) -> Ar
     return ArrayFolder.open(folder, settings, verify=False)
 
 
-def _write_features(questions, vocabulary, rule, folder: Path, settings: dict) -> None:
+def _write_features(questions, vocabulary, rule, folder: Path, settings: dict, hide_progress) -> None:
     with ArrayWriters(folder, _ARRAYS, row_shapes={"context_spans": (2,)}) as writers:
         builder = _Builder(vocabulary, rule, writers)
-        with tqdm(desc="questions to features", unit="question", disable=None) as bar:
+        with tqdm(desc="questions to features", unit="question", disable=hide_progress) as bar:
             for chunk in _chunks(questions, _CHUNK_QUESTIONS):
                 builder.add(chunk)
                 bar.update(len(chunk))

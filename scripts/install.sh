@@ -70,7 +70,7 @@ identity="Python $version, TensorFlow $build build, in $PWD/.venv"
 locks=("requirements-$build.lock" ${tests:+requirements-tests.lock})
 sums() { sha256sum "$@" | cut -d' ' -f1 | tr '\n' ' '; }
 stamps=("$identity: $(sums "${locks[0]}")")
-[[ -z $tests ]] || stamps+=("$identity, with tests: $(sums "${locks[@]}" requirements-torch.txt)")
+[[ -z $tests ]] || stamps+=("$identity, with tests: $(sums "${locks[@]}" requirements-torch.txt requirements-serving.lock)")
 notice=""
 [[ $version != 3.13.* ]] || notice=" (no Horovod: it does not compile against a TensorFlow for Python 3.13)"
 if [[ ! -e .venv/.incomplete ]] && grep -qsxF -- "${stamps[-1]}" .venv/.installed; then
@@ -110,6 +110,8 @@ if [[ -n $tests ]]; then
     torch=("${pip[@]}" --no-deps --retries 1 -r requirements-torch.txt)
     "${torch[@]}" 2>/dev/null || "${torch[@]}" --index-url https://download.pytorch.org/whl/cpu ||
         say "WARNING: no torch: the tests that compare with Hugging Face's models will be skipped"
+    "${locked[@]}" --no-deps -r requirements-serving.lock 2>/dev/null ||
+        say "WARNING: no tensorflow-text: the tests of SavedModels will be skipped"
 fi
 
 # What imports print is told only where they fail; the answer is the last line.

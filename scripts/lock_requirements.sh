@@ -51,5 +51,8 @@ compile requirements.txt requirements-gpu.lock x86_64 --constraint requirements-
 
 compile requirements-tests.txt requirements-tests.lock "x86_64 aarch64" --constraint requirements-cpu.lock
 
+# Its dependency is TensorFlow, which one of the two locks above has brought under one of two names.
+compile requirements-serving.txt requirements-serving.lock "x86_64" --no-deps
+
 cp requirements*.lock "$root"
 echo "lock_requirements.sh: done; now run: bash scripts/run_tests.sh"

@@ -1,0 +1,73 @@
+"""A fine-tuned model -> a TensorFlow SavedModel that answers strings, for TensorFlow Serving or any process.
+
+    python export_saved_model.py --electra_model results/squad/model --output_dir serving/squad/1
+
+The signature takes `question` and `context`, a string each for every question, and gives `answer`,
+`probability`, `n_best_text`, `n_best_probability` and, where questions may have no answer, `null_odds`. It
+tokenizes inside the graph: whoever loads it needs tensorflow-text (requirements-serving.txt) and no other
+package beside TensorFlow, and imports tensorflow_text before loading.
+"""
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+import files
+from answering_inputs import open_answering
+from command_line import UsageError, parse, run_program
+from distributed import set_up_device
+from squad_configuration import SavedModelConfig
+
+_GRAPH_NAME = "saved_model.pb"
+
+
+def main() -> int:
+    config = parse(SavedModelConfig, description=__doc__)
+    folder = Path(config.output_dir)
+    if folder.is_file() or (
+        folder.is_dir() and not (folder / _GRAPH_NAME).exists() and any(folder.iterdir())
+    ):
+        raise UsageError(f"--output_dir {folder}: is there already and is no SavedModel")
+    text_version = _version_of_tensorflow_text()
+    inputs = open_answering(config)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _check_version(text_version)
+    set_up_device("fp32", deterministic=False, seed=0)
+    import serving_model
+
+    model = serving_model.ServingModel(inputs, batch_size=config.batch_size)
+    temporary = files.temporary_path(folder)
+    files.remove_folder(temporary)
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        serving_model.save(model, str(temporary))
+        files.remove_folder(folder)
+        files.publish(temporary, folder)
+    finally:
+        files.remove_folder(temporary)
+    print(f"wrote {folder}")
+    return 0
+
+
+def _version_of_tensorflow_text() -> str:
+    try:
+        return importlib.metadata.version("tensorflow-text")
+    except importlib.metadata.PackageNotFoundError:
+        raise UsageError(
+            "tensorflow-text is not installed, which a SavedModel that takes strings needs: "
+            "pip install --no-deps -r requirements-serving.lock"
+        ) from None
+
+
+def _check_version(text_version: str) -> None:
+    import tensorflow as tf
+
+    if text_version.split(".")[:2] != tf.__version__.split(".")[:2]:
+        raise UsageError(
+            f"tensorflow-text {text_version} does not fit TensorFlow {tf.__version__}: "
+            "pip install --no-deps -r requirements-serving.lock"
+        )
+
+
+if __name__ == "__main__":
+    run_program(main)
