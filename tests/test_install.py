@@ -19,7 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = ["requirements-cpu.lock", "requirements-gpu.lock", "requirements-tests.lock", "requirements-uv.lock"]
+LOCKS = [f"requirements-{name}.lock" for name in ("cpu", "gpu", "tests", "serving", "uv")]
 SYSTEM_TOOLS = ["bash", "cp", "cut", "dirname", "flock", "grep", "mkdir"]
 SYSTEM_TOOLS += ["rm", "sed", "sha256sum", "sleep", "touch", "tr", "uname"]
 
@@ -336,7 +336,8 @@ def test_lock_holds_what_the_list_asks_for(lock):
     if lock == "requirements-uv.lock":
         asked = [Requirement("uv")]
     else:
-        asked = requirements("requirements-tests.txt" if "tests" in lock else "requirements.txt")
+        lists = {"requirements-cpu.lock": "requirements.txt", "requirements-gpu.lock": "requirements.txt"}
+        asked = requirements(lists.get(lock, lock.replace(".lock", ".txt")))
     versions = locked_versions(lock)
     for requirement in asked:
         name = requirement.name
