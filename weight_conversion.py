@@ -51,19 +51,6 @@ class InitialWeights:
 # --------------------------------------------------------------------------------------------------- out
 
 
-def discriminator_tensors(model: Mapping[str, np.ndarray]) -> Tensors:
-    """The discriminator's weights under Hugging Face's names."""
-    return electra_weights.to_huggingface(electra_weights.discriminator_network(model))
-
-
-def generator_tensors(model: Mapping[str, np.ndarray]) -> Tensors:
-    """The masked language model's weights under Hugging Face's names (electra_weights.generator_network).
-
-    The output table is tied to the word table and not stored.
-    """
-    return electra_weights.to_huggingface(electra_weights.generator_network(model))
-
-
 def architecture_name(names: Mapping[str, object]) -> str:
     """Hugging Face's class of a network with weights of these names of ours."""
     for head, architecture in _ARCHITECTURES.items():

@@ -5,9 +5,8 @@ import pytest
 import tensorflow as tf
 from electra_cases import VOCABULARY_SIZE, random_examples, tiny_config
 from safetensors.numpy import load_file
-from weight_cases import KERNEL, VOCABULARY, huggingface, huggingface_pair
+from weight_cases import KERNEL, VOCABULARY, huggingface, huggingface_pair, pretraining_model, start_from
 
-import weight_conversion
 from masking import MaskingRule
 from pretraining import PretrainingModel, held_out_metrics
 from pretraining_data import HeldOutData
@@ -23,25 +22,8 @@ GENERATOR_KERNEL = KERNEL.replace("electra/", "generator/")
 
 
 def _model(**changes) -> PretrainingModel:
-    tf.keras.utils.set_random_seed(8)
     # One head, as the pair has.
-    model = PretrainingModel(tiny_config(**({"num_attention_heads": 1} | changes)), VOCABULARY_SIZE)
-    model.build()
-    return model
-
-
-def _start(source, model: PretrainingModel) -> weight_conversion.InitialWeights:
-    variables = model.named_variables()
-    initial = weight_conversion.read_initial_weights(
-        str(source),
-        {name: tuple(variable.shape) for name, variable in variables.items()},
-        model.discriminator_config,
-        model.generator_config,
-        VOCABULARY,
-    )
-    for name, tensor in initial.tensors.items():
-        variables[name].assign(tensor)
-    return initial
+    return pretraining_model(**({"num_attention_heads": 1} | changes))
 
 
 def _held_out(folder, count: int = 11) -> HeldOutData:
@@ -120,7 +102,7 @@ def test_the_first_held_out_evaluation_of_a_released_pair_is_hugging_faces(tmp_p
     discriminator, generator = huggingface_pair(tmp_path / "pair")
     model, data = _model(), _held_out(tmp_path)
     random = _evaluate(model, data)
-    initial = _start(tmp_path / "pair", model)
+    initial = start_from(tmp_path / "pair", model)
     assert not initial.missing and not initial.unused and not initial.remarks
     ours, theirs = _evaluate(model, data), _hugging_face_evaluates(discriminator, generator, data)
     for name, value in theirs.items():
@@ -132,13 +114,13 @@ def test_one_network_of_a_pair_warns_of_what_its_lack_means(tmp_path):
     huggingface_pair(tmp_path)
     model = _model()
     before = {name: variable.numpy() for name, variable in model.named_variables().items()}
-    initial = _start(tmp_path / "discriminator", model)
+    initial = start_from(tmp_path / "discriminator", model)
     assert KERNEL in initial.tensors and GENERATOR_KERNEL not in initial.tensors
     (remark,) = initial.remarks
     assert "no weights for the generator's encoder" in remark and "easy to tell at first" in remark
     np.testing.assert_array_equal(model.named_variables()[GENERATOR_KERNEL].numpy(), before[GENERATOR_KERNEL])
 
-    initial = _start(tmp_path / "generator", _model())
+    initial = start_from(tmp_path / "generator", _model())
     assert GENERATOR_KERNEL in initial.tensors and KERNEL not in initial.tensors
     (remark,) = initial.remarks
     assert "no weights for the discriminator's encoder" in remark and "hard to tell" in remark
@@ -148,14 +130,14 @@ def test_embeddings_that_a_pair_does_not_share_are_the_discriminators_said_once(
     huggingface("ElectraForPreTraining", tmp_path / "discriminator", seed=1)
     sizes = {"hidden_size": 16, "intermediate_size": 64}
     huggingface("ElectraForMaskedLM", tmp_path / "generator", seed=2, **sizes)
-    initial = _start(tmp_path, _model())
+    initial = start_from(tmp_path, _model())
     (remark,) = initial.remarks
     assert "5 weights of generator that both networks share differ" in remark
     table = load_file(tmp_path / "discriminator/model.safetensors")[WORD_TABLE]
     np.testing.assert_array_equal(initial.tensors["electra/embeddings/word_embeddings"], table)
 
     untied = _model(untied_generator_embeddings=True)
-    initial = _start(tmp_path, untied)
+    initial = start_from(tmp_path, untied)
     assert not initial.remarks and not initial.missing
     table = load_file(tmp_path / "generator/model.safetensors")[WORD_TABLE]
     np.testing.assert_array_equal(initial.tensors["generator/embeddings/word_embeddings"], table)
@@ -164,7 +146,7 @@ def test_embeddings_that_a_pair_does_not_share_are_the_discriminators_said_once(
 def test_plain_masked_language_modelling_goes_on_from_a_masked_language_model(tmp_path):
     huggingface("ElectraForMaskedLM", tmp_path)
     for options in ({"electra_objective": False}, {"untied_generator": False}):
-        initial = _start(tmp_path, _model(**options))
+        initial = start_from(tmp_path, _model(**options))
         assert KERNEL in initial.tensors and "generator_predictions/output_bias" in initial.tensors
         assert not initial.unused and not initial.remarks
         assert all(name.startswith("discriminator_predictions/") for name in initial.missing)
@@ -172,12 +154,12 @@ def test_plain_masked_language_modelling_goes_on_from_a_masked_language_model(tm
 
 def test_a_pair_of_pickles_starts_a_run_as_its_safetensors_do(tmp_path):
     huggingface_pair(tmp_path)
-    expected = _start(tmp_path, _model()).tensors
+    expected = start_from(tmp_path, _model()).tensors
     for folder in (tmp_path / "discriminator", tmp_path / "generator"):
         tensors = load_file(folder / "model.safetensors")
         torch.save({name: torch.tensor(t) for name, t in tensors.items()}, folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-    found = _start(tmp_path, _model())
+    found = start_from(tmp_path, _model())
     assert not found.missing and found.tensors.keys() == expected.keys()
     for name, tensor in expected.items():
         np.testing.assert_array_equal(found.tensors[name], tensor)

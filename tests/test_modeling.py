@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import electra_weights
 import weight_conversion
 from architecture import MODEL_SIZES, ElectraConfig
 from modeling import DiscriminatorHead, Embeddings, Encoder, MaskedLmHead, dropout, gelu
@@ -75,7 +76,7 @@ def test_discriminator_logits_equal_hugging_face(name, tmp_path):
     ours = (
         head(encoder(tf.constant(ids), tf.constant(mask), tf.constant(segments))).numpy().reshape(ids.shape)
     )
-    tensors = weight_conversion.discriminator_tensors(_names(encoder, head))
+    tensors = electra_weights.to_huggingface(_names(encoder, head))
     theirs = _forward(_hugging_face("ElectraForPreTraining", config, tensors, tmp_path), ids, mask, segments)
     assert np.abs(theirs).max() > 0.01
     np.testing.assert_allclose(ours[mask > 0], theirs[mask > 0], atol=1e-4)
@@ -95,7 +96,9 @@ def test_generator_logits_equal_hugging_face(name, tmp_path):
     ids, mask, segments = _inputs(config)
     hidden = generator(tf.constant(ids), tf.constant(mask), tf.constant(segments))
     ours = head(hidden).numpy().reshape(*ids.shape, -1)
-    tensors = weight_conversion.generator_tensors(_names(electra, generator, head))
+    tensors = electra_weights.to_huggingface(
+        electra_weights.generator_network(_names(electra, generator, head))
+    )
     theirs = _forward(_hugging_face("ElectraForMaskedLM", config, tensors, tmp_path), ids, mask, segments)
     np.testing.assert_allclose(ours[mask > 0], theirs[mask > 0], atol=1e-4)
 

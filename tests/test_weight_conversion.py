@@ -7,19 +7,16 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from electra_cases import VOCABULARY_SIZE, random_examples, tiny_config
+from electra_cases import VOCABULARY_SIZE, random_examples
 from safetensors.numpy import load_file, save_file
 from training_runs import ROOT, one_line_error
+from weight_cases import VOCABULARY, pretraining_model, start_from
 
-import weight_conversion
 from command_line import UsageError
-from pretraining import PretrainingModel
-from tokenization import SPECIAL_PIECES, Vocabulary
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent truth here")
 transformers = pytest.importorskip("transformers", reason="Hugging Face is the independent truth here")
 
-VOCABULARY = Vocabulary((*SPECIAL_PIECES, *(f"w{i}" for i in range(VOCABULARY_SIZE - len(SPECIAL_PIECES)))))
 SIZES = {
     "vocab_size": VOCABULARY_SIZE,
     "hidden_size": 32,
@@ -46,27 +43,6 @@ def _bert(folder):
     model = transformers.BertModel(transformers.BertConfig(**SIZES)).eval()
     model.save_pretrained(folder)
     return model
-
-
-def _model(**changes) -> PretrainingModel:
-    tf.keras.utils.set_random_seed(8)
-    model = PretrainingModel(tiny_config(**changes), VOCABULARY_SIZE)
-    model.build()
-    return model
-
-
-def _read(folder, model: PretrainingModel) -> weight_conversion.InitialWeights:
-    variables = model.named_variables()
-    initial = weight_conversion.read_initial_weights(
-        str(folder),
-        {name: tuple(variable.shape) for name, variable in variables.items()},
-        model.discriminator_config,
-        model.generator_config,
-        VOCABULARY,
-    )
-    for name, tensor in initial.tensors.items():
-        variables[name].assign(tensor)
-    return initial
 
 
 def _inputs():
@@ -100,8 +76,8 @@ def test_a_pair_starts_both_networks_with_hugging_faces_logits(tmp_path):
     save_file(tensors, tmp_path / "generator" / "model.safetensors", metadata={"format": "pt"})
     generator = transformers.ElectraForMaskedLM.from_pretrained(tmp_path / "generator").eval()
 
-    model = _model()
-    initial = _read(tmp_path, model)
+    model = pretraining_model()
+    initial = start_from(tmp_path, model)
     assert not initial.missing and not initial.unused and not initial.remarks
     ours, theirs, real = _inputs()
     with torch.no_grad():
@@ -115,14 +91,14 @@ def test_a_pair_starts_both_networks_with_hugging_faces_logits(tmp_path):
 
 def test_a_discriminator_alone_leaves_the_generator_random_and_says_so(tmp_path):
     _electra("ElectraForPreTraining", tmp_path)
-    initial = _read(tmp_path, _model())
+    initial = start_from(tmp_path, pretraining_model())
     assert initial.missing and all(name.startswith("generator") for name in initial.missing)
     assert any("generator's encoder" in remark for remark in initial.remarks)
 
 
 def test_a_generator_alone_starts_the_generator_and_the_embeddings(tmp_path):
     _electra("ElectraForMaskedLM", tmp_path, hidden_size=16, num_attention_heads=1, intermediate_size=64)
-    initial = _read(tmp_path, _model())
+    initial = start_from(tmp_path, pretraining_model())
     found = set(initial.tensors)
     assert "electra/embeddings/word_embeddings" in found and "generator_predictions/output_bias" in found
     assert "generator/encoder/layer_1/output/dense/kernel" in found
@@ -131,8 +107,8 @@ def test_a_generator_alone_starts_the_generator_and_the_embeddings(tmp_path):
 
 def test_a_bert_starts_both_networks_when_they_are_as_wide(tmp_path):
     bert = _bert(tmp_path)
-    model = _model(embedding_size=32, generator_hidden_size=1.0)
-    initial = _read(tmp_path, model)
+    model = pretraining_model(embedding_size=32, generator_hidden_size=1.0)
+    initial = start_from(tmp_path, model)
     _same_hidden_states(model.electra, bert)
     _same_hidden_states(model.generator, bert)
     assert {name.split("/")[0] for name in initial.missing} == {
@@ -144,7 +120,7 @@ def test_a_bert_starts_both_networks_when_they_are_as_wide(tmp_path):
 
 def test_a_narrower_generator_starts_from_random_weights_said_aloud(tmp_path):
     _bert(tmp_path)
-    initial = _read(tmp_path, _model(embedding_size=32, generator_hidden_size=0.5))
+    initial = start_from(tmp_path, pretraining_model(embedding_size=32, generator_hidden_size=0.5))
     assert any("generator is narrower" in remark for remark in initial.remarks)
     assert "electra/encoder/layer_1/attention/self/query/kernel" in initial.tensors
     assert not any(name.startswith("generator/encoder") for name in initial.tensors)
@@ -163,7 +139,7 @@ def test_a_narrower_generator_starts_from_random_weights_said_aloud(tmp_path):
 def test_another_architecture_stops_and_names_the_sizes(tmp_path, changes, words):
     _electra("ElectraForPreTraining", tmp_path)
     with pytest.raises(UsageError, match=words):
-        _read(tmp_path, _model(**changes))
+        start_from(tmp_path, pretraining_model(**changes))
 
 
 def test_a_tensor_of_another_shape_than_its_config_says_stops(tmp_path):
@@ -172,25 +148,25 @@ def test_a_tensor_of_another_shape_than_its_config_says_stops(tmp_path):
     tensors["electra.encoder.layer.0.output.dense.bias"] = np.zeros(31, np.float32)
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(UsageError, match=r"output\.dense\.bias is \(31,\)"):
-        _read(tmp_path, _model())
+        start_from(tmp_path, pretraining_model())
 
 
 def test_weights_of_another_vocabulary_stop(tmp_path):
     _electra("ElectraForPreTraining", tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join(reversed(VOCABULARY.pieces)) + "\n")
     with pytest.raises(UsageError, match=r"vocab\.txt is not the vocabulary"):
-        _read(tmp_path, _model())
+        start_from(tmp_path, pretraining_model())
 
 
 def test_a_folder_without_weights_or_of_another_kind_stops(tmp_path):
     with pytest.raises(UsageError, match=r"holds no config\.json"):
-        _read(tmp_path, _model())
+        start_from(tmp_path, pretraining_model())
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(UsageError, match="'gpt2' is neither electra nor bert"):
-        _read(tmp_path, _model())
+        start_from(tmp_path, pretraining_model())
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "electra", "hidden_size": 32}))
     with pytest.raises(UsageError, match=r"holds no model\.safetensors"):
-        _read(tmp_path, _model())
+        start_from(tmp_path, pretraining_model())
 
 
 @pytest.mark.slow

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from electra_cases import VOCABULARY_SIZE, random_examples
+from electra_cases import VOCABULARY_SIZE, random_examples, tiny_config
 
+import weight_conversion
 from modeling import DiscriminatorHead, Encoder, MaskedLmHead
 from pretrained_models import PretrainedModel
+from pretraining import PretrainingModel
 from tokenization import SPECIAL_PIECES, Vocabulary
 
 VOCABULARY = Vocabulary((*SPECIAL_PIECES, *(f"w{i}" for i in range(VOCABULARY_SIZE - len(SPECIAL_PIECES)))))
@@ -136,3 +138,26 @@ def write_google_checkpoint(prefix: Path, tensors: dict[str, np.ndarray], *, tra
             session.run(tf.compat.v1.global_variables_initializer())
             saver.save(session, str(prefix), write_meta_graph=False, write_state=False)
     return prefix
+
+
+def pretraining_model(**changes) -> PretrainingModel:
+    """A tiny pre-training model with the random weights of one seed."""
+    tf.keras.utils.set_random_seed(8)
+    model = PretrainingModel(tiny_config(**changes), VOCABULARY_SIZE)
+    model.build()
+    return model
+
+
+def start_from(source, model: PretrainingModel) -> weight_conversion.InitialWeights:
+    """Give a pre-training model the weights of a source, as --init_weights does."""
+    variables = model.named_variables()
+    initial = weight_conversion.read_initial_weights(
+        str(source),
+        {name: tuple(variable.shape) for name, variable in variables.items()},
+        model.discriminator_config,
+        model.generator_config,
+        VOCABULARY,
+    )
+    for name, tensor in initial.tensors.items():
+        variables[name].assign(tensor)
+    return initial
