@@ -12,13 +12,9 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +25,11 @@ import corpus
 import example_builder
 import files
 import tfrecords
-from command_line import RunFailure, UsageError, parse, run_program
+from command_line import UsageError, parse, run_program
 from configuration import DatasetConfig
 from corpus import Document, Source, SourceInspection
 from tokenization import Vocabulary, build_tokenizer, load_vocabulary
+from worker_processes import worker_pool
 
 WORK_FOLDER = ".work"
 # The two parts of the documents: the shards proper, and the held-out ones in a folder below.
@@ -45,7 +42,9 @@ def main() -> int:
     vocabulary = load_vocabulary(config.vocab_file, config.do_lower_case)
     sources = corpus.find_sources(config.corpus_dir, leave_out=(config.vocab_file, config.output_dir))
     output = _make_folder(config.output_dir)
-    with _pool(config, vocabulary) as pool:
+    # Each worker is one process on one core; the tokenizer's own threads would only compete.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    with worker_pool(config.num_processes, _set_up_worker, (vocabulary, config)) as pool:
         inspections = _inspect(pool, sources)
         usable = _usable_sources(sources, inspections, config)
         ledger = _ledger(config, vocabulary, inspections)
@@ -79,31 +78,6 @@ def _make_folder(output_dir: str) -> Path:
     except OSError as error:
         raise UsageError(f"--output_dir {output_dir}: {error.strerror}") from None
     return Path(output_dir)
-
-
-@contextlib.contextmanager
-def _pool(config: DatasetConfig, vocabulary: Vocabulary) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes; an error or interrupt cancels what has not started."""
-    # Each worker is one process on one core; the tokenizer's own threads would only compete.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    pool = ProcessPoolExecutor(
-        config.num_processes,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_set_up_worker,
-        initargs=(vocabulary, config),
-    )
-    try:
-        # Ctrl-C reaches the whole process group, but the parent alone decides what happens then: the workers,
-        # which are started by the first tasks, inherit that it is blocked.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        for _ in range(config.num_processes):
-            pool.submit(os.getpid)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        yield pool
-    except BrokenProcessPool:
-        raise RunFailure("a worker process died (out of memory?); run the command again to go on") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -221,18 +195,9 @@ _worker_serializer: tfrecords.ExampleSerializer
 
 def _set_up_worker(vocabulary: Vocabulary, config: DatasetConfig) -> None:
     global _worker_tokenizer, _worker_vocabulary, _worker_config, _worker_serializer
-    # Again, for a worker that the pool starts later than the first tasks.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker_vocabulary, _worker_config = vocabulary, config
     _worker_tokenizer = build_tokenizer(vocabulary)
     _worker_serializer = tfrecords.ExampleSerializer(vocabulary.size)
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot stop its workers, and they would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _build_block(block: list[Document], path: str) -> None:

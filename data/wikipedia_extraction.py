@@ -13,14 +13,11 @@ import contextlib
 import importlib.metadata
 import itertools
 import json
-import multiprocessing
 import re
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -34,6 +31,7 @@ import files
 from command_line import RunFailure, UsageError, option, parse, require, run_program
 from data import wikitext
 from data.sentences import split_sentences
+from worker_processes import worker_pool
 
 RECORD_NAME = "extraction.json"
 DOCUMENTS_NAME = "documents.jsonl"
@@ -106,7 +104,7 @@ def main() -> int:
         return 0
     output.mkdir(parents=True, exist_ok=True)
     tally, writer = Tally(), DocumentWriter(output)
-    with _held_folder(output), _pool(config.num_processes) as pool:
+    with _held_folder(output), worker_pool(config.num_processes) as pool:
         _remove_partial_output(output)
         for title, sentences in _extract(pool, dump, config.num_processes, tally):
             writer.write(title, sentences)
@@ -334,24 +332,6 @@ def _sentences_of_pages(pages: list[str]) -> list[list[str] | str]:
             # Among millions of pages some defeat any parser; one of them must not end a run of hours.
             outcomes.append(f"{type(error).__name__}: {error}")
     return outcomes
-
-
-@contextlib.contextmanager
-def _pool(num_processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes; an error or interrupt cancels what has not started."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_ignore_interrupts)
-    try:
-        yield pool
-    except BrokenProcessPool:
-        raise RunFailure("a worker process died (out of memory?); run the command again") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

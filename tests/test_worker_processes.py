@@ -1,0 +1,54 @@
+"""Pools end with their parent and with their first dead worker, whatever they were doing."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from training_runs import ROOT
+
+PROGRAM = """
+    import os, signal, sys, time
+    from command_line import run_program
+    from worker_processes import worker_pool
+
+    def measure(text):
+        return len(text)
+
+    def die(text):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def main():
+        with worker_pool(2) as pool:
+            # More than the pipe to the workers holds, so that the pool is in the midst of sending.
+            tasks = [pool.submit({task}, "x" * 4_000_000) for _ in range(40)]
+            print(sum(task.result() for task in tasks))
+        return 0
+
+    if __name__ == "__main__":
+        run_program(main)
+"""
+
+
+def _run(tmp_path, task: str) -> subprocess.CompletedProcess:
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM).format(task=task))
+    return subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_results_come_back(tmp_path):
+    done = _run(tmp_path, "measure")
+    assert (done.returncode, done.stdout) == (0, "160000000\n"), done.stderr
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_dead_worker_ends_the_program_even_while_it_is_being_sent_data(tmp_path, attempt):
+    done = _run(tmp_path, "die")
+    assert done.returncode == 1 and "a worker process died" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

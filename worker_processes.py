@@ -1,0 +1,62 @@
+"""Worker processes for preparing data: a pool that ends when its parent or one of its workers does."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from command_line import RunFailure
+
+
+@contextlib.contextmanager
+def worker_pool(
+    count: int, initializer: Callable | None = None, initargs: tuple = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool of `count` processes; an error or interrupt cancels what has not started.
+
+    Args:
+        initializer: called in each worker with `initargs` before its first task.
+
+    Raises:
+        RunFailure: a worker died.
+    """
+    pool = ProcessPoolExecutor(
+        count,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_set_up_worker,
+        initargs=(initializer, initargs),
+    )
+    try:
+        # Ctrl-C reaches the whole process group, but the parent alone decides what happens then: the workers,
+        # which are started by the first tasks, inherit that it is blocked.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        for _ in range(count):
+            pool.submit(os.getpid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        yield pool
+    except BrokenProcessPool:
+        # Until Python 3.11.5 a pool whose workers died while it sent them data waits for ever for the pipe to
+        # be read (github.com/python/cpython/issues/94777); it is closed here as newer versions do.
+        with contextlib.suppress(AttributeError, OSError):
+            pool._call_queue._reader.close()
+        raise RunFailure("a worker process died (out of memory?); run the command again to go on") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _set_up_worker(initializer: Callable | None, initargs: tuple) -> None:
+    # Again, for a worker that the pool starts later than the first tasks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot stop its workers, and they would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
