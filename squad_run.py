@@ -107,6 +107,7 @@ class SquadRun(TrainingRun):
             self.done = checkpoint.step
             self._resume(checkpoint)
         else:
+            self.done = checkpoint.step
             checkpointing.assign(self._variables, checkpoint.model, str(checkpoint.path))
             print(f"answering with {checkpoint.path}")
 
