@@ -500,7 +500,12 @@ def test_two_runs_in_one_folder_do_not_mix(text_folder, vocab_file, built, tmp_p
     words = arguments(text_folder, vocab_file, tmp_path / "shards")
     first = start(words)
     wait_for((tmp_path / "shards" / ".work").exists, first)
-    line = usage_error(PROGRAM, *words)
+    # Held, or on a busy machine it would be through before the second one has come so far.
+    first.send_signal(signal.SIGSTOP)
+    try:
+        line = usage_error(PROGRAM, *words)
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert line.endswith(
         f"--output_dir {tmp_path}/shards: in use by process {first.pid} on {os.uname().nodename}"
     )
