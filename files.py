@@ -10,11 +10,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
+# The names that `temporary_path` and `remove_folder` give: .<name>.<process>.tmp and .deleted.
+_LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|deleted)")
 
 
 def sha256_of_file(path: str | Path) -> str:
@@ -93,30 +96,37 @@ def remove_folder(path: str | Path) -> None:
 
 def remove_leftovers(folder: str | Path) -> None:
     """Delete the temporary and half-deleted entries that killed processes left in a folder."""
-    for pattern in (".*.tmp", ".*.deleted"):
-        for entry in Path(folder).glob(pattern):
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+    for entry in Path(folder).glob(".*"):
+        if not _LEFTOVER.fullmatch(entry.name):
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def lock_folder(folder: str | Path) -> Iterator[None]:
+def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process; the system releases it however the process ends.
+
+    Args:
+        wait: until it is free.
 
     Raises:
         BlockingIOError: another process holds it (its message names the process).
     """
     path = Path(folder) / ".lock"
-    with open(path, "a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists() or not os.path.samestat(os.fstat(stream.fileno()), path.stat()):
-                raise BlockingIOError  # the holder removed the file between our opening and locking it
-        except BlockingIOError:
-            stream.seek(0)
-            raise BlockingIOError(f"in use by process {stream.read().strip() or 'unknown'}") from None
+    with contextlib.ExitStack() as stack:
+        while True:
+            stream = stack.enter_context(open(path, "a+"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                stream.seek(0)
+                raise BlockingIOError(f"in use by process {stream.read().strip() or 'unknown'}") from None
+            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                break
+            # The holder removed the file between our opening and locking it: what we hold has no name.
         stream.truncate(0)
         stream.write(f"{os.getpid()} on {os.uname().nodename}")
         stream.flush()

@@ -26,6 +26,7 @@ def main() -> int:
     keep_freed_memory()
     # TensorFlow is loaded only when the flags are known to be good, or to read a checkpoint of its own.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    squad_inputs.check_output_dir(config)
     inputs = squad_inputs.open_inputs(config)
     checkpoint = squad_inputs.find_checkpoint(config, inputs, workers)
     import squad_run

@@ -251,7 +251,16 @@ def load_features(
     folder = Path(cache_dir) / f"{Path(path).stem}-{key[:32]}"
     cached = ArrayFolder.open(folder, settings)
     if cached is None:
-        cached = _fill_cache(iterate_questions(path, flag, version_2), vocabulary, rule, folder, settings)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--cache_dir {cache_dir}: {error.strerror or error}") from None
+        # Of several processes that want the same features one makes them, and the others wait.
+        with files.lock_folder(folder.parent, wait=True):
+            cached = ArrayFolder.open(folder, settings)
+            if cached is None:
+                questions = iterate_questions(path, flag, version_2)
+                cached = _fill_cache(questions, vocabulary, rule, folder, settings)
     return Features(cached, vocabulary)
 
 
@@ -289,23 +298,13 @@ def _cache_settings(path, vocabulary: Vocabulary, rule: FeatureRule, version_2: 
 
 
 def _fill_cache(questions, vocabulary, rule, folder: Path, settings: dict) -> ArrayFolder:
+    files.remove_leftovers(folder.parent)
     temporary = files.temporary_path(folder)
     try:
-        files.remove_folder(temporary)
-        try:
-            temporary.mkdir(parents=True)
-        except OSError as error:
-            raise UsageError(f"--cache_dir {folder.parent}: {error.strerror or error}") from None
+        temporary.mkdir()
         _write_features(questions, vocabulary, rule, temporary, settings, None)
         files.remove_folder(folder)
-        try:
-            files.publish(temporary, folder)
-        except OSError:
-            # Another process was faster; its folder is as good, or the error stands.
-            cached = ArrayFolder.open(folder, settings)
-            if cached is None:
-                raise
-            return cached
+        files.publish(temporary, folder)
     finally:
         files.remove_folder(temporary)
     return ArrayFolder.open(folder, settings, verify=False)

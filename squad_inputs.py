@@ -144,11 +144,25 @@ def has_head(model: PretrainedModel, head: Head) -> bool:
     return any(name.startswith(head.prefix) for name in model.tensors)
 
 
+def check_output_dir(config: SquadConfig) -> None:
+    """See that a new training does not start in the folder of another.
+
+    Raises:
+        UsageError: a run that is there already.
+    """
+    found = checkpointing.list_checkpoints(config.checkpoints_folder, CHECKPOINT_PREFIX)
+    if found and config.do_train and not config.restore_checkpoint:
+        raise UsageError(
+            f"--output_dir {config.output_dir}: holds a run already ({found[-1][1].name}); give "
+            "--restore_checkpoint to go on with it, or another folder"
+        )
+
+
 def find_checkpoint(config: SquadConfig, inputs: SquadInputs, workers: Workers) -> Checkpoint | None:
     """The training checkpoint to go on from.
 
     Raises:
-        UsageError: none at that path, a run that is there already, other settings than the checkpoint's.
+        UsageError: none at that path, other settings than the checkpoint's.
     """
     folder = config.checkpoints_folder
     if config.restore_checkpoint == "latest":
@@ -157,12 +171,6 @@ def find_checkpoint(config: SquadConfig, inputs: SquadInputs, workers: Workers) 
         checkpoint = checkpointing.load_given(config.restore_checkpoint)
     else:
         checkpoint = None
-        found = checkpointing.list_checkpoints(folder, CHECKPOINT_PREFIX)
-        if found and config.do_train:
-            raise UsageError(
-                f"--output_dir {config.output_dir}: holds a run already ({found[-1][1].name}); give "
-                "--restore_checkpoint to go on with it, or another folder"
-            )
     if checkpoint is None:
         if not config.do_train and not has_head(inputs.model, inputs.head):
             raise UsageError(f"--restore_checkpoint: {folder} holds no checkpoint to predict with")

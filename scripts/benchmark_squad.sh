@@ -10,13 +10,14 @@
 # lists: every precision is measured with every batch size. What compiles, the first update or the first batch of
 # a length, is left out. Answering without INIT_CHECKPOINT uses a head of one update. All runs are in a temporary
 # folder and save no checkpoint; OUT_DIR (results/) receives the table, squad_benchmark.tsv, and nothing else.
-# What follows -- goes to run_tf_squad.py.
+# AGAINST=huggingface measures Hugging Face's model with PyTorch on the CPU after each of ours, in the same run
+# (SQuAD 1.1, tf32 and bf16; `bash scripts/install.sh --tests` installs it). What follows -- goes to run_tf_squad.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 names=(MODE NUM_GPU TRAIN_BATCH_SIZE INFER_BATCH_SIZE PRECISION SQUAD_VERSION SQUAD_DIR OUT_DIR INIT_CHECKPOINT
   CACHE_DIR)
-further=(ELECTRA_MODEL LEARNING_RATE MAX_STEPS EPOCHS SEED XLA VOCAB_FILE DATA_PREP_WORKING_DIR PYTHON)
+further=(AGAINST ELECTRA_MODEL LEARNING_RATE MAX_STEPS EPOCHS SEED XLA VOCAB_FILE DATA_PREP_WORKING_DIR PYTHON)
 # shellcheck source=common.sh
 source scripts/common.sh
 read_settings "$@"
@@ -25,6 +26,11 @@ mode=${MODE:-train_eval}
 case $mode in
   train | eval | prediction | train_eval) ;;
   *) fail "MODE '$mode' is none of train, eval, prediction, train_eval" ;;
+esac
+case ${AGAINST:-} in
+  '') ;;
+  huggingface) [[ ${SQUAD_VERSION:-1.1} == 1.1 ]] || fail "AGAINST=huggingface measures SQuAD 1.1 only" ;;
+  *) fail "AGAINST '$AGAINST' is not huggingface" ;;
 esac
 train_batches=${TRAIN_BATCH_SIZE:-16}
 infer_batches=${INFER_BATCH_SIZE:-$train_batches}
@@ -64,6 +70,19 @@ measure() {
     row+=("${value:--}")
   done
   (IFS=$'\t' && echo "${row[*]}") >> "$workspace/table"
+  [[ -z ${AGAINST:-} ]] || measure_huggingface "$@"
+}
+
+# measure_huggingface WHAT PRECISION BATCH: the same by Hugging Face's model, as the next row.
+measure_huggingface() {
+  local result=$workspace/huggingface.json status=0 rate=training row
+  [[ $1 == training ]] || rate=inference
+  run_to_end "$python" scripts/huggingface_squad_speed.py --what "$1" --batch_size "$3" \
+    --precision "${2/tf32/fp32}" --max_steps "${MAX_STEPS:-200}" --electra_model "${ELECTRA_MODEL:-}" \
+    --data_dir "${SQUAD_DIR:-${DATA_PREP_WORKING_DIR:-data}/download/squad/v1.1}" > "$result" || status=$?
+  ((status == 0)) || exit "$status"
+  row=("$1 (huggingface)" "$2" "$3" "$(number "${rate}_sequences_per_second" "$result")" - - - - - - -)
+  (IFS=$'\t' && echo "${row[*]}") >> "$workspace/table"
 }
 
 (IFS=$'\t' && echo "what"$'\t'"precision"$'\t'"batch"$'\t'"sequences/s"$'\t'"${latencies[*]}") > "$workspace/table"
@@ -79,7 +98,7 @@ done
 cp "$workspace/table" "$table"
 echo "$table (latencies in ms a batch):"
 while IFS=$'\t' read -ra row; do
-  printf '%-10s %-10s %6s %12.8s' "${row[@]:0:4}"
+  printf '%-23s %-9s %6s %12.8s' "${row[@]:0:4}"
   printf ' %8.7s' "${row[@]:4}"
   echo
 done < "$table"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def test_folder_loses_its_name_before_its_content(tmp_path, monkeypatch):
 
 
 def test_leftovers_are_all_that_is_removed(tmp_path):
-    kept = ["a.tmp", ".hidden", "model.deleted", ".lock"]
+    kept = ["a.tmp", ".hidden", "model.deleted", ".lock", ".mine.tmp", ".12.deleted"]
     for name in [*kept, ".a.12.tmp", ".b.7.deleted"]:
         (tmp_path / name).write_text("x")
     (tmp_path / ".folder.3.tmp").mkdir()
@@ -149,18 +150,33 @@ def test_locked_folder_is_refused_to_others_until_its_holder_is_killed(tmp_path)
 
 
 def test_lock_file_that_lost_its_name_locks_nothing(tmp_path, monkeypatch):
-    """A second process opens the lock file just before the holder removes it: that gives it no lock."""
+    """A second process opens the lock file just before the holder removes it: it locks a file anew."""
     holder = files.lock_folder(tmp_path)
     holder.__enter__()
     flock = fcntl.flock
 
     def holder_leaves_first(*arguments):
         holder.__exit__(None, None, None)
+        monkeypatch.undo()
         flock(*arguments)
 
     monkeypatch.setattr(fcntl, "flock", holder_leaves_first)
-    with pytest.raises(BlockingIOError):
-        files.lock_folder(tmp_path).__enter__()
-    monkeypatch.undo()
     with files.lock_folder(tmp_path), pytest.raises(BlockingIOError):
         files.lock_folder(tmp_path).__enter__()
+
+
+def test_who_waits_for_a_folder_gets_it_when_its_holder_leaves(tmp_path):
+    events = []
+
+    def wait_for_it():
+        with files.lock_folder(tmp_path, wait=True):
+            events.append("second")
+
+    with files.lock_folder(tmp_path):
+        second = threading.Thread(target=wait_for_it)
+        second.start()
+        second.join(timeout=0.2)
+        assert second.is_alive()
+        events.append("first")
+    second.join(timeout=20)
+    assert events == ["first", "second"] and names_in(tmp_path) == []

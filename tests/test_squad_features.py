@@ -1,10 +1,13 @@
 """Windows of tokens: BERT's, with labels that give the gold answer back, from a cache that is never wrong."""
 
+import concurrent.futures
 import dataclasses
 import mmap
 import re
 import shutil
 import string
+import threading
+import time
 import tracemalloc
 import unicodedata
 
@@ -557,17 +560,28 @@ def test_an_interrupted_build_leaves_no_cache(squad_file, tmp_path, monkeypatch)
     assert list(cache.iterdir()) == []
 
 
-def test_two_builders_of_one_cache_get_along(squad_file, tmp_path, monkeypatch):
-    """The other process publishes its folder just before ours."""
-    cache, publish = tmp_path / "cache", files.publish
+def test_of_two_processes_that_want_one_cache_one_makes_it(squad_file, tmp_path, monkeypatch):
+    cache, built = tmp_path / "cache", []
 
-    def beaten(temporary, folder):
-        shutil.copytree(temporary, folder)
-        publish(temporary, folder)
+    class CountedBuilder(squad_features._Builder):
+        def __init__(self, *arguments):
+            built.append(threading.current_thread().name)
+            time.sleep(0.5)
+            super().__init__(*arguments)
 
-    monkeypatch.setattr(files, "publish", beaten)
-    features = _load(squad_file, cache)
-    assert features.num_questions == 3 and len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(squad_features, "_Builder", CountedBuilder)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: _content(_load(squad_file, cache)), range(2))
+    assert first == second and len(built) == 1 and len(list(cache.iterdir())) == 1
+
+
+def test_what_a_killed_builder_left_is_removed(squad_file, tmp_path):
+    cache = tmp_path / "cache"
+    left = cache / ".train-v1.1-0123.77.tmp"
+    left.mkdir(parents=True)
+    (left / "contexts.npy").write_bytes(b"half")
+    _load(squad_file, cache)
+    assert not left.exists() and len(list(cache.iterdir())) == 1
 
 
 def test_a_cache_folder_that_cannot_be_made_is_named(squad_file, tmp_path):

@@ -1,5 +1,6 @@
 """The SQuAD launchers: NVIDIA's positionals and names, modes, tables; exit codes and signals that travel."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from squad_cases import write_encoder, write_questions
+from squad_cases import CONFIG, write_encoder, write_questions
 from training_runs import ROOT
 
 from command_line import from_dictionary, parse
@@ -29,6 +30,9 @@ if os.environ.get("FAIL_AT") and any(os.environ["FAIL_AT"] in argument for argum
     sys.exit(7)
 if arguments[0] == "run_inference.py":
     print("an answer")
+if arguments[0] == "scripts/huggingface_squad_speed.py":
+    what = "training" if "training" in arguments else "inference"
+    print(json.dumps({{f"{{what}}_sequences_per_second": 4.5}}))
 if arguments[0] == "run_tf_squad.py":
     words = [part for word in arguments for part in word.split("=", 1)]
     output = pathlib.Path(words[words.index("--output_dir") + 1])
@@ -446,7 +450,7 @@ def test_a_benchmark_has_a_row_for_each_precision_and_batch_and_saves_nothing(la
     ]
     out = launch.folder / "out"
     assert table(out / "squad_benchmark.tsv") == [head, *rows]
-    assert "answering  bf16           32         99.5" in done.stdout
+    assert "answering               bf16          32         99.5" in done.stdout
 
     configs = [settings(call) for call in calls]
     assert [(c.do_train, c.do_predict) for c in configs] == 2 * [(True, False), (True, False), (True, True)]
@@ -459,6 +463,48 @@ def test_a_benchmark_has_a_row_for_each_precision_and_batch_and_saves_nothing(la
     assert configs[2].predict_batch_size == 32
     assert [path.name for path in out.iterdir()] == ["squad_benchmark.tsv"]
     assert sorted(path.name for path in launch.folder.iterdir()) == ["out", "python"]
+
+
+def test_a_benchmark_against_hugging_face_measures_theirs_after_each_of_ours(launch):
+    settings = {"AGAINST": "huggingface", "ELECTRA_MODEL": "weights", "SQUAD_DIR": "questions", "MAX_STEPS": 9}
+    done, calls = launch("benchmark_squad.sh", PRECISION="bf16", INFER_BATCH_SIZE="2", **settings)
+    assert done.returncode == 0, done.stderr
+    theirs = "scripts/huggingface_squad_speed.py"
+    assert programs(calls) == ["run_tf_squad.py", theirs, "run_tf_squad.py", theirs]
+    same = ["--max_steps", "9", "--electra_model", "weights", "--data_dir", "questions"]
+    assert calls[1][1:] == ["--what", "training", "--batch_size", "16", "--precision", "bf16", *same]
+    assert calls[3][1:] == ["--what", "answering", "--batch_size", "2", "--precision", "bf16", *same]
+    rows = table(launch.folder / "out" / "squad_benchmark.tsv")[1:]
+    assert [row[:4] for row in rows] == [
+        ["training", "bf16", "16", "12.25"],
+        ["training (huggingface)", "bf16", "16", "4.5"],
+        ["answering", "bf16", "2", "99.5"],
+        ["answering (huggingface)", "bf16", "2", "4.5"],
+    ]
+    for wrong in ({"AGAINST": "nobody"}, {"AGAINST": "huggingface", "SQUAD_VERSION": "2.0"}):
+        done, calls = launch("benchmark_squad.sh", **wrong)
+        assert done.returncode == 2 and not calls and "AGAINST" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["training", "answering"])
+def test_hugging_faces_speed_is_measured_with_their_model(what, tmp_path):
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    weights = tmp_path / "weights"
+    write_encoder(weights, dataclasses.replace(CONFIG, max_position_embeddings=384))
+    write_questions(tmp_path, 6)
+    command = [sys.executable, "scripts/huggingface_squad_speed.py", "--what", what, "--batch_size", "2"]
+    done = subprocess.run(
+        [*command, "--electra_model", str(weights), "--data_dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    kind = "training" if what == "training" else "inference"
+    result = json.loads(done.stdout)
+    assert list(result) == [f"{kind}_sequences_per_second"] and result.popitem()[1] > 0
 
 
 def test_a_benchmark_takes_nvidias_positionals(launch):
