@@ -34,9 +34,7 @@ class SpeedConfig:
     electra_model: str = option(
         dataclasses.MISSING, "a Hugging Face folder (ELECTRA or BERT) with its vocab.txt", group="speed"
     )
-    data_dir: str = option(
-        dataclasses.MISSING, "folder of train-v1.1.json and dev-v1.1.json", group="speed"
-    )
+    data_dir: str = option(dataclasses.MISSING, "folder of train-v1.1.json and dev-v1.1.json", group="speed")
     what: str = option("answering", "what is measured", group="speed", choices=("training", "answering"))
     batch_size: int = option(16, "windows in a batch", group="speed")
     precision: str = option("fp32", "bf16 computes under autocast", group="speed", choices=("fp32", "bf16"))

@@ -466,7 +466,12 @@ def test_a_benchmark_has_a_row_for_each_precision_and_batch_and_saves_nothing(la
 
 
 def test_a_benchmark_against_hugging_face_measures_theirs_after_each_of_ours(launch):
-    settings = {"AGAINST": "huggingface", "ELECTRA_MODEL": "weights", "SQUAD_DIR": "questions", "MAX_STEPS": 9}
+    settings = {
+        "AGAINST": "huggingface",
+        "ELECTRA_MODEL": "weights",
+        "SQUAD_DIR": "questions",
+        "MAX_STEPS": 9,
+    }
     done, calls = launch("benchmark_squad.sh", PRECISION="bf16", INFER_BATCH_SIZE="2", **settings)
     assert done.returncode == 0, done.stderr
     theirs = "scripts/huggingface_squad_speed.py"
