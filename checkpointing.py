@@ -148,6 +148,19 @@ def load_given(path: str) -> Checkpoint:
         raise UsageError(f"--restore_checkpoint {error}") from None
 
 
+def other_layout_batch(checkpoint: Checkpoint, workers: int, given: int) -> int:
+    """The global batch that a run of another number of workers than the checkpoint's must keep; 0 if none.
+
+    Args:
+        workers: their number now.
+        given: --global_batch_size, which the user has chosen if it is not 0.
+    """
+    layout = checkpoint.state["workers"]
+    if given or layout["workers"] == workers:
+        return 0
+    return layout["sequences"] * layout["accumulation_steps"] * layout["workers"]
+
+
 def check_meaning(checkpoint: Checkpoint, now: dict, *, allow_change: bool) -> None:
     """See that a checkpoint's training is the one to go on with: settings that mean something, by name.
 

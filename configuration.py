@@ -177,7 +177,19 @@ class PretrainingConfig:
     deterministic: bool = option(
         False, "refuse operations whose results may differ from run to run", group="device"
     )
-    fp16_compression: bool = option(False, "halve the bytes of the gradient all-reduce", group="device")
+    # --- workers ---
+    fp16_compression: bool = option(
+        False, "gradients travel between workers as float16, half the bytes", group="workers"
+    )
+    check_replicas_steps: int = option(
+        1000, "compare the weights of all workers every so many updates; 0 never", group="workers"
+    )
+    stall_timeout: int = option(
+        600, "seconds that a worker may keep the others waiting before all end", group="workers"
+    )
+    log_all_ranks: bool = option(
+        False, "workers other than the first print and write logs too, in files of their own", group="workers"
+    )
 
     # --- checkpoints ---
     restore_checkpoint: str = option(
@@ -210,6 +222,13 @@ class PretrainingConfig:
         if self.amp:
             require(self.precision in ("tf32", "amp"), "precision", self.precision, "contradicts --amp")
             self.precision = "amp"
+        require(
+            self.check_replicas_steps >= 0,
+            "check_replicas_steps",
+            self.check_replicas_steps,
+            "must not be negative",
+        )
+        require(self.stall_timeout >= 1, "stall_timeout", self.stall_timeout, "must be at least 1")
         if self.load_weights:
             folder = self.weights_dir or f"{self.model_dir}/weights"
             # A run's pretrain_config.json holds both.
@@ -452,6 +471,18 @@ class ExportConfig:
 
 
 @dataclass
+class StartWorkersConfig:
+    """Settings of start_workers.py; the command to start follows --."""
+
+    workers: int = option(
+        MISSING, "processes to start, one for each GPU where there are any", group="workers"
+    )
+
+    def __post_init__(self):
+        require(self.workers >= 1, "workers", self.workers, "must be at least 1")
+
+
+@dataclass
 class ReportConfig:
     """Settings of run_report.py."""
 
@@ -471,11 +502,18 @@ def accumulation_steps(
     """
     if not global_batch_size:
         return gradient_accumulation_steps
+    in_all = global_batch_size // train_batch_size
+    fitting = [str(count) for count in range(1, in_all + 1) if in_all % count == 0]
     require(
-        global_batch_size % (train_batch_size * workers) == 0,
+        global_batch_size % train_batch_size == 0 and str(workers) in fitting,
         "global_batch_size",
         global_batch_size,
-        f"is no multiple of --train_batch_size {train_batch_size} x {workers} workers",
+        f"is no multiple of --train_batch_size {train_batch_size} x {workers} workers"
+        + (
+            f"; with that batch size it divides among {', '.join(fitting)} workers"
+            if global_batch_size % train_batch_size == 0
+            else ""
+        ),
     )
     derived = global_batch_size // (train_batch_size * workers)
     require(
@@ -485,6 +523,12 @@ def accumulation_steps(
         f"contradicts --global_batch_size {global_batch_size}, which needs {derived}",
     )
     return derived
+
+
+def keep_global_batch_size(config, size: int) -> None:
+    """Derive accumulation from a global batch, whatever the flags say of it; 0 changes nothing."""
+    if size:
+        config.global_batch_size, config.gradient_accumulation_steps = size, 1
 
 
 def max_predictions(mask_prob: float, max_seq_length: int) -> int:

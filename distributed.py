@@ -1,71 +1,263 @@
-"""The process's place among the workers, and the device it computes on: precision, TF32, XLA, determinism.
+"""The workers of a job: this process's place among them, and everything that they exchange.
 
-One worker is all there is so far; a job of several is refused instead of running as many strangers in one
-folder.
+Horovod does the exchanging; a job of one worker never loads it. What is computed from the exchanges is the
+same for any number of workers: gradients and counts are sums, never means of means.
 """
 
-import ctypes
+import contextlib
+import importlib.metadata
+import json
 import os
 import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from command_line import UsageError
+import numpy as np
 
+from command_line import EXIT_FAILURE, EXIT_USAGE, RunFailure, UsageError
+
+T = TypeVar("T")
+
+# How Horovod's launcher, Open MPI and Slurm's PMIx tell a process that it is one of several.
 _SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-_DTYPE_POLICIES = {"fp32": "float32", "tf32": "float32", "amp": "mixed_float16", "bf16": "mixed_bfloat16"}
+# Gradients travel in parcels of so many bytes, so that the first can leave while the last is being computed.
+_PARCEL_BYTES = 32 << 20
+# How long the others leave worker 0 to print the error that ends all of them.
+_SECONDS_TO_PRINT = 1.0
 
 
 @dataclass(frozen=True)
 class Workers:
-    """This worker's number and how many there are."""
+    """This worker's number, how many there are, and the same among those of this machine.
+
+    Every method but `broken_exchange` is called by all workers, in the same order.
+    """
 
     rank: int = 0
     size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the worker that writes results."""
+        return self.rank == 0
+
+    def gather(self, item: object) -> list:
+        """What each worker hands in, by rank; anything that JSON can hold."""
+        if self.size == 1:
+            return [item]
+        hvd, tf = _horovod()
+        content = np.frombuffer(json.dumps(item).encode("utf-8"), np.uint8)
+        with tf.device("CPU"):
+            lengths = hvd.allgather(tf.constant([len(content)], tf.int64)).numpy()
+            everything = hvd.allgather(tf.constant(content)).numpy().tobytes()
+        ends = np.cumsum(lengths)
+        return [json.loads(everything[end - length : end]) for length, end in zip(lengths, ends, strict=True)]
+
+    def agree(self, do: Callable[[], T]) -> T:
+        """Do something on every worker; where it is a mistake on one, all end with it.
+
+        Raises:
+            UsageError, RunFailure: on worker 0, naming the worker; the others leave it to print the line.
+        """
+        if self.size == 1:
+            return do()
+        result = error = None
+        try:
+            result = do()
+        except (UsageError, RunFailure) as caught:
+            error = caught
+        failures = self.gather(None if error is None else [isinstance(error, UsageError), str(error)])
+        failed = [(rank, *failure) for rank, failure in enumerate(failures) if failure is not None]
+        if failed:
+            rank, is_usage, message = failed[0]
+            named = message if len(failed) == self.size else f"worker {rank}: {message}"
+            self._end_together(UsageError if is_usage else RunFailure, named)
+        return result
+
+    def share(self, make: Callable[[], T]) -> T:
+        """What worker 0 makes, on all workers; anything that JSON can hold."""
+        return self.gather(self.agree(make if self.is_main else lambda: None))[0]
+
+    def check_same(self, items: Mapping[str, str]) -> None:
+        """See that the workers have the same values of some items.
+
+        Raises:
+            UsageError: names the first worker and item that differ from worker 0's.
+        """
+        found = self.gather([platform.node(), dict(items)])
+        for rank, (host, others) in enumerate(found):
+            for name, value in found[0][1].items():
+                if others.get(name) != value:
+                    self._end_together(
+                        UsageError,
+                        f"worker {rank} on {host} differs from worker 0 on {found[0][0]} in its {name}: "
+                        f"{others.get(name)} instead of {value}",
+                    )
+
+    def check_replicas(self, checksum: str, update: int) -> None:
+        """See that all workers hold the same weights.
+
+        Raises:
+            RunFailure: names the workers that differ from most.
+        """
+        checksums = self.gather(checksum)
+        # Of two that differ, worker 0 is taken to be right.
+        usual = max(checksums, key=checksums.count)
+        others = [str(rank) for rank, found in enumerate(checksums) if found != usual]
+        if others:
+            self._end_together(
+                RunFailure,
+                f"after update {update} the weights of worker {', '.join(others)} differ from the others'",
+            )
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sums over the workers, float64 of any shape."""
+        values = np.asarray(values, np.float64)
+        if self.size == 1:
+            return values
+        hvd, tf = _horovod()
+        with tf.device("CPU"):
+            return hvd.allreduce(tf.constant(values), op=hvd.Sum).numpy()
+
+    def sum_by_name(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Sums over the workers of arrays by name, in one exchange; dtypes stay."""
+        arrays = {name: np.asarray(value) for name, value in values.items()}
+        if self.size == 1:
+            return arrays
+        total = self.sum(np.concatenate([np.ravel(array).astype(np.float64) for array in arrays.values()]))
+        parts = np.split(total, np.cumsum([array.size for array in arrays.values()])[:-1])
+        return {
+            name: part.reshape(array.shape).astype(array.dtype)
+            for (name, array), part in zip(arrays.items(), parts, strict=True)
+        }
+
+    def sum_gradients(self, gradients: Mapping[str, object], as_float16: bool) -> dict:
+        """Sums over the workers of dense gradients by name, inside a graph.
+
+        They travel in fused parcels of 32 MB, those that backpropagation makes first ahead, so that sending
+        and computing overlap.
+
+        Args:
+            as_float16: send half the bytes.
+        """
+        if self.size == 1:
+            return dict(gradients)
+        hvd, _ = _horovod()
+        compression = hvd.Compression.fp16 if as_float16 else hvd.Compression.none
+        summed = {}
+        for parcel in _parcels(gradients):
+            sent = [gradients[name] for name in parcel]
+            totals = hvd.grouped_allreduce(sent, op=hvd.Sum, compression=compression)
+            summed |= dict(zip(parcel, totals, strict=True))
+        return {name: summed[name] for name in gradients}
+
+    def sum_in_graph(self, value):
+        """Sum over the workers of a tensor, inside a graph."""
+        if self.size == 1:
+            return value
+        hvd, _ = _horovod()
+        return hvd.allreduce(value, op=hvd.Sum)
+
+    def broadcast(self, variables: Mapping) -> None:
+        """Give variables the values that they have on worker 0."""
+        if self.size > 1:
+            hvd, _ = _horovod()
+            hvd.broadcast_variables(list(variables.values()), root_rank=0)
+
+    def barrier(self) -> None:
+        """Return when all workers have come here."""
+        self.gather(None)
+
+    @contextlib.contextmanager
+    def broken_exchange(self) -> Iterator[None]:
+        """Turn what Horovod raises when another worker is lost into one line.
+
+        Raises:
+            RunFailure: says that this worker waited for another.
+        """
+        if self.size == 1:
+            yield
+            return
+        _, tf = _horovod()
+        try:
+            yield
+        except (tf.errors.OpError, RuntimeError) as error:
+            if "orovod" not in str(error):
+                raise
+            raise RunFailure(
+                f"worker {self.rank} on {platform.node()}: another one ended or is cut off"
+            ) from None
+
+    def _end_together(self, kind: type[Exception], message: str):
+        if self.is_main:
+            raise kind(message)
+        time.sleep(_SECONDS_TO_PRINT)
+        sys.exit(EXIT_USAGE if kind is UsageError else EXIT_FAILURE)
 
 
-def find_workers() -> Workers:
-    """The workers of this job.
-
-    Raises:
-        UsageError: the process was started as one of several.
-    """
-    for name in _SIZE_VARIABLES:
-        if os.environ.get(name, "1") != "1":
-            raise UsageError(f"{name}={os.environ[name]}: training by several workers is not supported yet")
-    return Workers()
+ALONE = Workers()
 
 
-def set_up_device(precision: str, *, deterministic: bool, seed: int) -> None:
-    """Prepare TensorFlow and Keras for a run; to be called before any layer is made.
+def find_workers(stall_timeout: int = 600, *, log_all_ranks: bool = False) -> Workers:
+    """The workers of this job, connected; one of a job of several is silent unless it is worker 0.
 
     Args:
-        precision: fp32, tf32, amp or bf16.
-        deterministic: refuse operations whose results may differ from run to run.
-        seed: of the initial weights.
+        stall_timeout: seconds that an exchange may wait for a worker.
+        log_all_ranks: let the others print too.
+
+    Raises:
+        UsageError: the process was started as one of several, and Horovod is not installed.
     """
-    import keras
+    sizes = [os.environ[name] for name in _SIZE_VARIABLES if name in os.environ]
+    if all(size == "1" for size in sizes):
+        return ALONE
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(stall_timeout))
+    os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(stall_timeout))
+    os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(max(1, min(60, stall_timeout // 2))))
+    try:
+        import horovod.tensorflow as hvd
+    except ImportError as error:
+        raise UsageError(
+            f"one of {sizes[0]} workers, and no Horovod ({error}): bash scripts/install.sh --horovod"
+        ) from None
+    hvd.init()
+    workers = Workers(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    if not workers.is_main and not log_all_ranks:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as the process)
+    return workers
+
+
+def software() -> dict[str, str]:
+    """The versions that must be the same on all workers, by name."""
+    packages = ("tensorflow", "keras", "horovod", "numpy", "tokenizers")
+    found = {}
+    for name in packages:
+        for distribution in (name, f"{name}-cpu"):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[f"{name} version"] = importlib.metadata.version(distribution)
+    return found | {"Python version": platform.python_version()}
+
+
+def _horovod():
+    import horovod.tensorflow as hvd
     import tensorflow as tf
 
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.experimental.enable_tensor_float_32_execution(precision != "fp32")
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
-    keras.config.set_dtype_policy(_DTYPE_POLICIES[precision])
-    keras.utils.set_random_seed(seed & 0xFFFFFFFF)
+    return hvd, tf
 
 
-def keep_freed_memory() -> None:
-    """Have the C library keep large freed blocks for the next update; to be called before TensorFlow loads.
-
-    On the CPU TensorFlow allocates every large tensor of an update anew. By default glibc asks the system for
-    each and gives it back, and the system fills it with zeros again: some 7 % of an update.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
-    mallopt(m_mmap_max, 0)
-    mallopt(m_trim_threshold, 2**31 - 1)
-    # One arena: the others cannot hold blocks of this size.
-    mallopt(m_arena_max, 1)
+def _parcels(gradients: Mapping) -> list[list[str]]:
+    """Names in parcels of about 32 MB; the last variables come first, as backpropagation reaches them so."""
+    parcels, room = [], 0
+    for name in reversed(list(gradients)):
+        if room <= 0:
+            parcels.append([])
+            room = _PARCEL_BYTES
+        parcels[-1].append(name)
+        room -= int(np.prod(gradients[name].shape)) * gradients[name].dtype.size
+    return parcels

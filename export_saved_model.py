@@ -15,7 +15,7 @@ from pathlib import Path
 import files
 from answering_inputs import open_answering
 from command_line import UsageError, parse, run_program
-from distributed import set_up_device
+from device import set_up_device
 from squad_configuration import SavedModelConfig
 
 _GRAPH_NAME = "saved_model.pb"

@@ -14,7 +14,7 @@ import tfrecords
 from batching import BatchShape
 from checkpointing import Checkpoint
 from command_line import UsageError
-from configuration import PretrainingConfig
+from configuration import PretrainingConfig, keep_global_batch_size
 from distributed import Workers
 from tfrecords import Shards
 from tokenization import Vocabulary, load_vocabulary
@@ -57,19 +57,18 @@ class Start:
     """Where a run's weights come from.
 
     Attributes:
-        checkpoint: to restore; None for initial or random weights.
+        step: updates done already.
         new_phase: the checkpoint is phase 1's, and gives a second phase its weights alone.
         skipped_updates: the ranges whose data is left out, those of earlier restarts first.
+        global_batch_size: the checkpoint's, for a run of another number of workers to keep; else 0.
+        checkpoint: to restore, on worker 0 alone; None for initial or random weights.
     """
 
-    checkpoint: Checkpoint | None
-    new_phase: bool
-    skipped_updates: list[tuple[int, int]]
-
-    @property
-    def step(self) -> int:
-        """Updates done already."""
-        return 0 if self.checkpoint is None or self.new_phase else self.checkpoint.step
+    step: int = 0
+    new_phase: bool = False
+    skipped_updates: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    global_batch_size: int = 0
+    checkpoint: Checkpoint | None = None
 
 
 def open_inputs(config: PretrainingConfig) -> Inputs:
@@ -96,19 +95,39 @@ def open_inputs(config: PretrainingConfig) -> Inputs:
 
 
 def find_start(config: PretrainingConfig, inputs: Inputs, workers: Workers) -> Start:
-    """The checkpoint to start from, and the updates to leave out.
+    """Where to start from; worker 0 alone reads checkpoints, and the others learn what they must know.
+
+    A run of another number of workers than the checkpoint's keeps its global batch: config.global_batch_size
+    is set to it.
 
     Raises:
         UsageError: nothing to restore, a run that is there already, other settings than the checkpoint's.
     """
+    found = Start()
+
+    def find() -> list:
+        nonlocal found
+        found = _find_start(config, inputs, workers)
+        return [found.step, found.new_phase, found.skipped_updates, found.global_batch_size]
+
+    step, new_phase, skipped, global_batch_size = workers.share(find)
+    keep_global_batch_size(config, global_batch_size)
+    return Start(step, new_phase, [tuple(pair) for pair in skipped], global_batch_size, found.checkpoint)
+
+
+def _find_start(config: PretrainingConfig, inputs: Inputs, workers: Workers) -> Start:
     checkpoint = _find_checkpoint(config)
     if checkpoint is None:
-        return Start(None, False, config.skipped_ranges())
+        return Start(skipped_updates=config.skipped_ranges())
     new_phase = checkpoint.state["phase"] != config.phase
+    kept = 0
+    if not new_phase:
+        kept = checkpointing.other_layout_batch(checkpoint, workers.size, config.global_batch_size)
+        keep_global_batch_size(config, kept)
     now = meaning(config, inputs, workers, weights_only=new_phase)
     checkpointing.check_meaning(checkpoint, now, allow_change=config.allow_config_change)
     skipped = _merge_skipped(config, None if new_phase else checkpoint)
-    return Start(checkpoint, new_phase, skipped)
+    return Start(0 if new_phase else checkpoint.step, new_phase, skipped, kept, checkpoint)
 
 
 def meaning(

@@ -16,7 +16,8 @@ from batching import ExampleOrder
 from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
-from distributed import Workers, set_up_device
+from device import set_up_device
+from distributed import Workers
 from masking import MaskingRule
 from optimization import SCHEDULES, AdamW, Lamb, Optimizer
 from pretraining import PretrainingModel, held_out_metrics, metrics
@@ -88,7 +89,7 @@ class PretrainingRun(TrainingRun):
     """The parts of a run and their state."""
 
     def __init__(self, config: PretrainingConfig, inputs: Inputs, workers: Workers):
-        self._inputs = inputs
+        self._inputs, self._shape = inputs, batch_shape(config, workers)
         _check_example_lengths(config, inputs)
         set_up_device(config.precision, deterministic=config.deterministic, seed=config.seed)
         super().__init__(
@@ -107,8 +108,13 @@ class PretrainingRun(TrainingRun):
 
     def start(self, start: Start) -> None:
         """Give the weights their first values: from a checkpoint, from initial weights, or random ones."""
-        config = self._config
         self._skipped, self.done = start.skipped_updates, start.step
+        if self._workers.is_main:
+            self._set_first_values(start)
+        self._start_alike()
+
+    def _set_first_values(self, start: Start) -> None:
+        config = self._config
         if start.checkpoint is not None and start.new_phase:
             self._start_second_phase(start.checkpoint)
         elif start.checkpoint is not None:
@@ -151,7 +157,8 @@ class PretrainingRun(TrainingRun):
     def train(self, stop: StopSignal) -> int:
         """Run the loop to its end; returns the exit code."""
         config = self._config
-        files.write_json(f"{config.checkpoints_folder}/pretrain_config.json", dataclasses.asdict(config))
+        if self._workers.is_main:
+            files.write_json(f"{config.checkpoints_folder}/pretrain_config.json", dataclasses.asdict(config))
         self.log_parameters()
         self._print_arithmetic()
         if self._held_out is not None:
@@ -198,7 +205,7 @@ class PretrainingRun(TrainingRun):
         )
 
     def _epoch(self, step: int) -> float:
-        return step * batch_shape(self._config, self._workers).global_batch_size / len(self._inputs.training)
+        return step * self._shape.global_batch_size / len(self._inputs.training)
 
     def _checkpoint_state(self) -> dict:
         config = self._config
@@ -208,11 +215,11 @@ class PretrainingRun(TrainingRun):
             "discriminator": dataclasses.asdict(self._model.discriminator_config),
             "generator": dataclasses.asdict(self._model.generator_config),
             "skip_updates": self._skipped,
-            "workers": dataclasses.asdict(batch_shape(config, self._workers)),
+            "workers": dataclasses.asdict(self._shape),
         }
 
     def _print_arithmetic(self) -> None:
-        config, shape = self._config, batch_shape(self._config, self._workers)
+        config, shape = self._config, self._shape
         count, examples = shape.global_batch_size, len(self._inputs.training)
         total = count * config.num_train_steps
         print(
@@ -248,14 +255,20 @@ class PretrainingRun(TrainingRun):
         return values
 
     def _evaluate_batches(self, count: int) -> dict[str, np.ndarray]:
-        sums, unigram_loss = None, 0.0
+        """Sums over the first `count` batches; each worker computes its share of them."""
         normalizers = {"picks": np.float32(1), "tokens": np.float32(1)}
-        for number in tqdm(range(count), desc="held-out", unit="batch", leave=False, disable=None):
+        # More workers than batches: those without one compute the first, which does not count.
+        own = range(self._workers.rank, count, self._workers.size)
+        sums, unigram_loss = None, 0.0
+        for number in tqdm(own or [0], desc="held-out", unit="batch", leave=False, disable=None):
             batch, batch_unigram_loss = self._held_out.batch(number)
             _, batch_sums = self._evaluate_batch(batch, normalizers)
             sums = batch_sums if sums is None else add_sums(sums, batch_sums)
             unigram_loss += batch_unigram_loss
-        return arrays(sums) | {"unigram_loss": np.float64(unigram_loss)}
+        totals = arrays(sums) | {"unigram_loss": np.float64(unigram_loss)}
+        if not own:
+            totals = {name: np.zeros_like(value) for name, value in totals.items()}
+        return self._workers.sum_by_name(totals)
 
 
 # ------------------------------------------------------------------------------------------------- parts

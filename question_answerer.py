@@ -79,15 +79,26 @@ class Answerer:
             RunFailure: the network's outputs are not numbers.
         """
         questions = iter(questions)
-        while block := list(itertools.islice(questions, _BLOCK_QUESTIONS)):
+        mistake = None
+        while mistake is None:
+            block = []
+            try:
+                block.extend(itertools.islice(questions, _BLOCK_QUESTIONS))
+            except UsageError as error:
+                # What came before a line that cannot be read is answered first.
+                mistake = error
+            if not block:
+                break
             features = build_features(
                 block, self._inputs.vocabulary, self._inputs.feature_rule, hide_progress=True
             )
             try:
-                for question, decoded in self._predictor.answers(features, hide_progress=True):
-                    yield _answer(question, decoded)
+                for question_id, decoded in self._predictor.answers(features, hide_progress=True):
+                    yield _answer(question_id, decoded)
             except ValueError as error:
                 raise RunFailure(f"{self._inputs.model.source}: {error}") from None
+        if mistake is not None:
+            raise mistake
 
     def answer(self, question: str, context: str) -> Answer:
         """The answer to one question."""
@@ -157,7 +168,7 @@ def load_answering_model(inputs: AnsweringInputs) -> QuestionAnsweringModel:
     return model
 
 
-def _answer(question: Question, decoded: Decoded) -> Answer:
+def _answer(question_id: str | int, decoded: Decoded) -> Answer:
     text = decoded.prediction
     probability = next(entry["probability"] for entry in decoded.n_best if entry["text"] == text)
-    return Answer(question.id, text, probability, decoded.null_odds, decoded.n_best)
+    return Answer(question_id, text, probability, decoded.null_odds, decoded.n_best)

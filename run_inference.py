@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from answering_inputs import make_question, open_answering
 from command_line import UsageError, parse, run_program
-from distributed import set_up_device
+from device import set_up_device
 from squad_configuration import InferenceConfig
 
 _TABLE_ROWS = 5

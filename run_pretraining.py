@@ -8,25 +8,32 @@ sequences, it starts the second phase.
 """
 
 import os
-from pathlib import Path
 
-import files
 import pretrained_models
 import pretraining_inputs
-from command_line import UsageError, parse, run_program
+from command_line import parse, run_program
 from configuration import PretrainingConfig
-from distributed import find_workers, keep_freed_memory
+from device import keep_freed_memory, take_share
+from distributed import Workers, find_workers
+from worker_checks import check_alike, hold_folder
 
 
 def main() -> int:
     config = parse(PretrainingConfig, description=__doc__)
-    workers = find_workers()
+    keep_freed_memory()
+    workers = find_workers(config.stall_timeout, log_all_ranks=config.log_all_ranks)
+    take_share(workers)
+    with workers.broken_exchange():
+        return _run(config, workers)
+
+
+def _run(config: PretrainingConfig, workers: Workers) -> int:
     config.accumulation_steps(workers.size)
     if config.init_weights:
         pretrained_models.find_source(config.init_weights, "init_weights")
-    inputs = pretraining_inputs.open_inputs(config)
+    inputs = workers.agree(lambda: pretraining_inputs.open_inputs(config))
+    check_alike(workers, config, {"pretrain_tfrecords": inputs.training.fingerprint()})
     start = pretraining_inputs.find_start(config, inputs, workers)
-    keep_freed_memory()
     # TensorFlow takes seconds to load: only now that the flags are known to be good.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import pretraining_run
@@ -35,12 +42,9 @@ def main() -> int:
         return pretraining_run.show_update(config, inputs, start, workers)
     if config.do_eval_only:
         return pretraining_run.evaluate_only(config, inputs, start, workers)
-    Path(config.checkpoints_folder).mkdir(parents=True, exist_ok=True)
-    try:
-        with files.lock_folder(config.model_dir):
-            return pretraining_run.train(config, inputs, start, workers)
-    except BlockingIOError as error:
-        raise UsageError(f"--model_name {config.model_name}: {config.model_dir} is {error}") from None
+    name = f"--model_name {config.model_name}"
+    with hold_folder(workers, name, config.model_dir, config.checkpoints_folder):
+        return pretraining_run.train(config, inputs, start, workers)
 
 
 if __name__ == "__main__":

@@ -8,35 +8,38 @@ fine-tuned model in model/. The same command with --restore_checkpoint goes on a
 """
 
 import os
-from pathlib import Path
 
-import files
 import squad_inputs
-from command_line import UsageError, parse, run_program
-from distributed import find_workers, keep_freed_memory
+from command_line import parse, run_program
+from device import keep_freed_memory, take_share
+from distributed import Workers, find_workers
 from squad_configuration import SquadConfig
+from worker_checks import check_alike, hold_folder
 
 
 def main() -> int:
     config = parse(SquadConfig, description=__doc__)
     for warning in config.unused_flags():
         print(f"warning: {warning}")
-    workers = find_workers()
-    config.accumulation_steps(workers.size)
     keep_freed_memory()
     # TensorFlow is loaded only when the flags are known to be good, or to read a checkpoint of its own.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    workers = find_workers(config.stall_timeout, log_all_ranks=config.log_all_ranks)
+    take_share(workers)
+    with workers.broken_exchange():
+        return _run(config, workers)
+
+
+def _run(config: SquadConfig, workers: Workers) -> int:
+    config.accumulation_steps(workers.size)
     squad_inputs.check_output_dir(config)
-    inputs = squad_inputs.open_inputs(config)
-    checkpoint = squad_inputs.find_checkpoint(config, inputs, workers)
+    inputs = workers.agree(lambda: squad_inputs.open_inputs(config))
+    check_alike(workers, config, inputs.fingerprints())
+    start = squad_inputs.find_start(config, inputs, workers)
     import squad_run
 
-    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    try:
-        with files.lock_folder(config.output_dir):
-            return squad_run.run(config, inputs, checkpoint, workers)
-    except BlockingIOError as error:
-        raise UsageError(f"--output_dir {config.output_dir}: {error}") from None
+    with hold_folder(workers, "--output_dir", config.output_dir):
+        return squad_run.run(config, inputs, start, workers)
 
 
 if __name__ == "__main__":

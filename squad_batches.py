@@ -53,26 +53,31 @@ def bucketed_batches(
     return batches
 
 
-def prediction_blocks(
-    features: Features, batch_size: int, buckets: Sequence[int]
-) -> Iterator[tuple[range, list[tuple[int, np.ndarray]]]]:
-    """The windows of all questions, in blocks of consecutive questions that can be decoded when done.
+def prediction_blocks(features: Features, batch_size: int, workers: int = 1) -> list[range]:
+    """The questions in blocks of consecutive ones that can be decoded when their windows are done.
 
-    Yields:
-        (questions of the block, its batches as from `bucketed_batches`, with the numbers of windows in
-        place of indices). What was read for a block is dropped from memory after it.
+    A block has at most some 64 batches, and there are enough blocks for all workers.
     """
-    question = 0
+    windows_each = -(-len(features) // (workers * batch_size)) * batch_size
+    most = min(_BLOCK_BATCHES * batch_size, max(windows_each, batch_size))
+    blocks, question = [], 0
     while question < features.num_questions:
         first = features.windows_of(question).start
-        windows = min(first + _BLOCK_BATCHES * batch_size, len(features))
+        last = min(first + most, len(features)) - 1
         # Up to the question that the last of these windows belongs to, with all of that question's.
-        end = int(features.question_of[windows - 1]) + 1
-        lengths = features.lengths[first : features.windows_of(end - 1).stop]
-        batches = bucketed_batches(lengths, batch_size, buckets)
-        yield range(question, end), [(length, first + indices) for length, indices in batches]
-        features.release_memory()
-        question = end
+        blocks.append(range(question, int(features.question_of[last]) + 1))
+        question = blocks[-1].stop
+    return blocks
+
+
+def block_batches(
+    features: Features, questions: range, batch_size: int, buckets: Sequence[int]
+) -> list[tuple[int, np.ndarray]]:
+    """The batches of a block, as from `bucketed_batches`, with the numbers of windows in place of indices."""
+    first = features.windows_of(questions.start).start
+    lengths = features.lengths[first : features.windows_of(questions.stop - 1).stop]
+    batches = bucketed_batches(lengths, batch_size, buckets)
+    return [(length, first + indices) for length, indices in batches]
 
 
 class TrainingWindows:

@@ -160,6 +160,20 @@ class SquadConfig:
         False, "refuse operations whose results may differ from run to run", group="device"
     )
 
+    # --- workers ---
+    fp16_all_reduce: bool = option(
+        False, "gradients travel between workers as float16, half the bytes", group="workers"
+    )
+    check_replicas_steps: int = option(
+        1000, "compare the weights of all workers every so many updates; 0 never", group="workers"
+    )
+    stall_timeout: int = option(
+        600, "seconds that a worker may keep the others waiting before all end", group="workers"
+    )
+    log_all_ranks: bool = option(
+        False, "workers other than the first print and write logs too, in files of their own", group="workers"
+    )
+
     # --- checkpoints and logs ---
     restore_checkpoint: str = option(
         "",
@@ -199,14 +213,18 @@ class SquadConfig:
     use_env: bool = option(
         False, "not read: workers are found by Horovod", group="accepted for NVIDIA's scripts"
     )
-    fp16_all_reduce: bool = option(
-        False, "not read yet: one worker sends no gradients", group="accepted for NVIDIA's scripts"
-    )
 
     def __post_init__(self):
         if self.amp:
             require(self.precision in ("tf32", "amp"), "precision", self.precision, "contradicts --amp")
             self.precision = "amp"
+        require(
+            self.check_replicas_steps >= 0,
+            "check_replicas_steps",
+            self.check_replicas_steps,
+            "must not be negative",
+        )
+        require(self.stall_timeout >= 1, "stall_timeout", self.stall_timeout, "must be at least 1")
         self.do_predict = self.do_predict or self.do_eval
         require(
             self.do_train or self.do_predict,

@@ -7,6 +7,7 @@ So neither making nor using features needs memory that grows with the number of 
 """
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -123,6 +124,14 @@ class Features:
     @property
     def num_questions(self) -> int:
         return len(self._arrays["record_ends"])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokens of all windows."""
+        digest = hashlib.sha256()
+        for name in ("context_tokens", "question_tokens", "question_of", "first_tokens", "lengths"):
+            digest.update(self._arrays[name])
+        self.release_memory()
+        return digest.hexdigest()
 
     def question(self, number: int) -> Question:
         """Question `number`, with its context."""
@@ -256,11 +265,17 @@ def load_features(
         except OSError as error:
             raise UsageError(f"--cache_dir {cache_dir}: {error.strerror or error}") from None
         # Of several processes that want the same features one makes them, and the others wait.
-        with files.lock_folder(folder.parent, wait=True):
-            cached = ArrayFolder.open(folder, settings)
-            if cached is None:
-                questions = iterate_questions(path, flag, version_2)
-                cached = _fill_cache(questions, vocabulary, rule, folder, settings)
+        try:
+            with files.lock_folder(folder.parent, wait=True):
+                cached = ArrayFolder.open(folder, settings)
+                if cached is None:
+                    questions = iterate_questions(path, flag, version_2)
+                    cached = _fill_cache(questions, vocabulary, rule, folder, settings)
+        except UsageError:
+            # A folder that was made for a file that cannot be read.
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()
+            raise
     return Features(cached, vocabulary)
 
 

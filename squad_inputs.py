@@ -6,13 +6,16 @@ here with one line.
 
 import dataclasses
 import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import checkpointing
 from architecture import MODEL_SIZES, ElectraConfig
+from batching import BatchShape
 from checkpointing import Checkpoint
 from command_line import UsageError
+from configuration import keep_global_batch_size
 from distributed import Workers
 from pretrained_models import PretrainedModel, load_pretrained
 from squad_configuration import SquadConfig
@@ -63,6 +66,14 @@ class SquadInputs:
     vocabulary: Vocabulary
     training: Features | None
     prediction: Features | None
+
+    def fingerprints(self) -> dict[str, str]:
+        """Checksums of what was read, by flag."""
+        read = {"electra_model": json.dumps(dataclasses.asdict(self.model.config))}
+        for flag, features in (("train_file", self.training), ("predict_file", self.prediction)):
+            if features is not None:
+                read[flag] = features.fingerprint()
+        return read
 
 
 def open_inputs(config: SquadConfig) -> SquadInputs:
@@ -145,11 +156,13 @@ def has_head(model: PretrainedModel, head: Head) -> bool:
 
 
 def check_output_dir(config: SquadConfig) -> None:
-    """See that a new training does not start in the folder of another.
+    """See that the folder can be one, and that a new training does not start in that of another.
 
     Raises:
-        UsageError: a run that is there already.
+        UsageError: a file of that name, or a run that is there already.
     """
+    if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
+        raise UsageError(f"--output_dir {config.output_dir}: is no folder")
     found = checkpointing.list_checkpoints(config.checkpoints_folder, CHECKPOINT_PREFIX)
     if found and config.do_train and not config.restore_checkpoint:
         raise UsageError(
@@ -158,27 +171,64 @@ def check_output_dir(config: SquadConfig) -> None:
         )
 
 
-def find_checkpoint(config: SquadConfig, inputs: SquadInputs, workers: Workers) -> Checkpoint | None:
-    """The training checkpoint to go on from.
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        step: updates done already.
+        checkpoint: to restore, on worker 0 alone; None for the pre-trained weights.
+    """
+
+    step: int = 0
+    checkpoint: Checkpoint | None = None
+
+
+def find_start(config: SquadConfig, inputs: SquadInputs, workers: Workers) -> Start:
+    """The training checkpoint to go on from; worker 0 alone reads it.
+
+    A run of another number of workers than the checkpoint's keeps its global batch: config.global_batch_size
+    is set to it.
 
     Raises:
         UsageError: none at that path, other settings than the checkpoint's.
     """
-    folder = config.checkpoints_folder
+    checkpoint = None
+
+    def find() -> list:
+        nonlocal checkpoint
+        checkpoint = _find_checkpoint(config, inputs)
+        if checkpoint is None:
+            return [0, 0]
+        if not config.do_train:
+            return [checkpoint.step, 0]
+        kept = checkpointing.other_layout_batch(checkpoint, workers.size, config.global_batch_size)
+        keep_global_batch_size(config, kept)
+        now = meaning(config, inputs, workers)
+        checkpointing.check_meaning(checkpoint, now, allow_change=config.allow_config_change)
+        return [checkpoint.step, kept]
+
+    step, kept = workers.share(find)
+    keep_global_batch_size(config, kept)
+    return Start(step, checkpoint)
+
+
+def _find_checkpoint(config: SquadConfig, inputs: SquadInputs) -> Checkpoint | None:
+    folder, checkpoint = config.checkpoints_folder, None
     if config.restore_checkpoint == "latest":
         checkpoint = checkpointing.load_newest(folder, CHECKPOINT_PREFIX)
     elif config.restore_checkpoint:
         checkpoint = checkpointing.load_given(config.restore_checkpoint)
-    else:
-        checkpoint = None
-    if checkpoint is None:
-        if not config.do_train and not has_head(inputs.model, inputs.head):
-            raise UsageError(f"--restore_checkpoint: {folder} holds no checkpoint to predict with")
-        return None
-    if config.do_train:
-        now = meaning(config, inputs, workers)
-        checkpointing.check_meaning(checkpoint, now, allow_change=config.allow_config_change)
+    if checkpoint is None and not config.do_train and not has_head(inputs.model, inputs.head):
+        raise UsageError(f"--restore_checkpoint: {folder} holds no checkpoint to predict with")
     return checkpoint
+
+
+def batch_shape(config: SquadConfig, workers: Workers) -> BatchShape:
+    """How an update's windows are divided among micro-batches and workers."""
+    return BatchShape(
+        config.train_batch_size, config.accumulation_steps(workers.size), workers.size, workers.rank
+    )
 
 
 def meaning(config: SquadConfig, inputs: SquadInputs, workers: Workers) -> dict:
@@ -186,8 +236,7 @@ def meaning(config: SquadConfig, inputs: SquadInputs, workers: Workers) -> dict:
     values = dataclasses.asdict(inputs.model.config)
     values["vocabulary_sha256"] = inputs.vocabulary.sha256
     values |= {name: getattr(config, name) for name in _MEANING}
-    steps = config.accumulation_steps(workers.size)
-    values["global_batch_size"] = config.train_batch_size * steps * workers.size
+    values["global_batch_size"] = batch_shape(config, workers).global_batch_size
     values["training_windows"] = len(inputs.training)
     return values
 

@@ -1,5 +1,6 @@
 """Windows -> answers: batches of like length through the network, decoded question by question, and timed."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -10,9 +11,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import files
+from distributed import ALONE, Workers
 from question_answering import QuestionAnsweringModel
-from squad_batches import bucket_lengths, prediction_blocks
-from squad_data import Question
+from squad_batches import block_batches, bucket_lengths, prediction_blocks
 from squad_decoding import Decoded, DecodingRule, JointOutput, PlainOutput, WindowView, decode
 from squad_features import Features
 
@@ -28,6 +29,7 @@ class Predictor:
         rule: how answers are chosen.
         batch_size: windows in a batch.
         max_seq_length: of the longest window.
+        workers: who divide the questions among them.
     """
 
     def __init__(
@@ -38,7 +40,9 @@ class Predictor:
         batch_size: int,
         max_seq_length: int,
         jit_compile: bool = False,
+        workers: Workers = ALONE,
     ):
+        self._workers = workers
         self._rule, self._batch_size = rule, batch_size
         self._buckets = bucket_lengths(max_seq_length)
         # Without XLA one trace serves every length; with it each length is compiled once.
@@ -54,28 +58,41 @@ class Predictor:
 
     def answers(
         self, features: Features, *, hide_progress: bool | None = None
-    ) -> Iterator[tuple[Question, Decoded]]:
-        """Each question with its answer, in order; a block of questions is in memory at a time.
+    ) -> Iterator[tuple[str, Decoded]]:
+        """The id of each question with its answer, in order; a block of questions is in memory at a time.
+
+        Several workers take the blocks in turn and each gets all answers; numbers travel as JSON.
 
         Args:
             hide_progress: None shows the bar at a terminal alone.
         """
         started = time.monotonic()
+        workers = self._workers
+        blocks = prediction_blocks(features, self._batch_size, workers.size)
         with tqdm(total=len(features), desc="answering", unit="window", disable=hide_progress) as bar:
-            for questions, batches in prediction_blocks(features, self._batch_size, self._buckets):
-                outputs: dict[int, PlainOutput | JointOutput] = {}
-                for length, windows in batches:
-                    outputs |= self._outputs(features, windows, length)
-                    bar.update(len(np.unique(windows)))
-                for number in questions:
-                    question = features.question(number)
-                    own = features.windows_of(number)
-                    views = [WindowView(features.spans(i), features.best_context(i)) for i in own]
-                    yield (
-                        question,
-                        decode(question.context, views, [outputs[i] for i in own], self._rule),
-                    )
+            for first in range(0, len(blocks), workers.size):
+                turn = blocks[first : first + workers.size]
+                own = []
+                if workers.rank < len(turn):
+                    own = self._answer_block(features, turn[workers.rank])
+                answers = own if workers.size == 1 else _gathered(workers, own)
+                bar.update(features.windows_of(turn[-1].stop - 1).stop - bar.n)
+                features.release_memory()
+                yield from answers
         self.seconds += time.monotonic() - started
+
+    def _answer_block(self, features: Features, questions: range) -> list[tuple[str, Decoded]]:
+        outputs: dict[int, PlainOutput | JointOutput] = {}
+        for length, windows in block_batches(features, questions, self._batch_size, self._buckets):
+            outputs |= self._outputs(features, windows, length)
+        answers = []
+        for number in questions:
+            question = features.question(number)
+            own = features.windows_of(number)
+            views = [WindowView(features.spans(i), features.best_context(i)) for i in own]
+            decoded = decode(question.context, views, [outputs[i] for i in own], self._rule)
+            answers.append((question.id, decoded))
+        return answers
 
     def _outputs(self, features: Features, windows: np.ndarray, length: int) -> dict:
         batch = features.batch(windows, length)
@@ -97,6 +114,15 @@ class Predictor:
             for row, window in enumerate(windows)
         }
 
+    def collect_counts(self) -> None:
+        """Add what the other workers have counted and timed to this one's."""
+        own = [self.windows, self._timed_windows, self._timed_seconds, self._latencies]
+        windows, timed_windows, seconds, latencies = zip(*self._workers.gather(own), strict=True)
+        self.windows, self._timed_windows = sum(windows), sum(timed_windows)
+        # They compute side by side.
+        self._timed_seconds = max(seconds)
+        self._latencies = [latency for part in latencies for latency in part]
+
     def speed(self) -> dict[str, float]:
         """Throughput in windows a second and latencies of a batch in milliseconds, compiling left out."""
         if not self._latencies:
@@ -105,6 +131,12 @@ class Predictor:
         values = {"inference_sequences_per_second": self._timed_windows / self._timed_seconds}
         values |= {f"latency_{name}": float(np.percentile(latencies, q)) for name, q in _PERCENTILES.items()}
         return values | {"latency_mean": float(latencies.mean())}
+
+
+def _gathered(workers: Workers, own: list[tuple[str, Decoded]]) -> list[tuple[str, Decoded]]:
+    """The answers of a turn's blocks, in the order of the blocks."""
+    parts = workers.gather([[name, dataclasses.asdict(decoded)] for name, decoded in own])
+    return [(name, Decoded(**decoded)) for part in parts for name, decoded in part]
 
 
 class JsonObjectFile:

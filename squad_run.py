@@ -14,16 +14,15 @@ import checkpointing
 import files
 import squad_evaluation
 import weight_conversion
-from batching import BatchShape
-from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
-from distributed import Workers, set_up_device
+from device import set_up_device
+from distributed import Workers
 from optimization import AdamW, layerwise_multipliers, polynomial_decay_after_warmup
 from question_answerer import assign_pretrained, build_model
 from squad_batches import TrainingWindows, bucket_lengths
 from squad_configuration import SquadConfig
 from squad_decoding import DecodingRule
-from squad_inputs import CHECKPOINT_PREFIX, SquadInputs, meaning
+from squad_inputs import CHECKPOINT_PREFIX, SquadInputs, Start, batch_shape, meaning
 from squad_prediction import JsonObjectFile, Predictor
 from telemetry import SQUAD_UNITS, duration
 from training import StopSignal
@@ -37,14 +36,14 @@ PREDICTIONS, N_BEST, NULL_ODDS, RESULTS = (
 )
 
 
-def run(config: SquadConfig, inputs: SquadInputs, checkpoint: Checkpoint | None, workers: Workers) -> int:
+def run(config: SquadConfig, inputs: SquadInputs, start: Start, workers: Workers) -> int:
     """Do what the flags ask for; returns the exit code."""
     stop = StopSignal() if config.do_train else None
     squad = SquadRun(config, inputs, workers)
-    squad.start(checkpoint)
+    squad.start(start)
     code = squad.train(stop) if config.do_train else 0
     if code == 0 and squad.is_complete:
-        if config.do_train:
+        if config.do_train and workers.is_main:
             squad.export()
         if config.do_predict:
             squad.finish()
@@ -57,6 +56,8 @@ class SquadRun(TrainingRun):
 
     _loss_key = "step_loss"
     _units = SQUAD_UNITS
+    _lengths_vary = True
+    _float16_flag = "fp16_all_reduce"
 
     def __init__(self, config: SquadConfig, inputs: SquadInputs, workers: Workers):
         self._inputs = inputs
@@ -68,9 +69,7 @@ class SquadRun(TrainingRun):
             beam_size=config.beam_size,
         )
         super().__init__(config, workers, inputs.vocabulary, model, self._make_optimizer, CHECKPOINT_PREFIX)
-        self._shape = BatchShape(
-            config.train_batch_size, config.accumulation_steps(workers.size), workers.size, workers.rank
-        )
+        self._shape = batch_shape(config, workers)
         self._windows = None
         self._last_update = 0
         if inputs.training is not None:
@@ -90,6 +89,7 @@ class SquadRun(TrainingRun):
             batch_size=config.predict_batch_size,
             max_seq_length=config.max_seq_length,
             jit_compile=config.xla,
+            workers=workers,
         )
 
     @property
@@ -99,17 +99,18 @@ class SquadRun(TrainingRun):
 
     # -------------------------------------------------------------------------------------------- start
 
-    def start(self, checkpoint: Checkpoint | None) -> None:
+    def start(self, start: Start) -> None:
         """Give the weights their first values: from a training checkpoint, or from the pre-trained ones."""
-        if checkpoint is None:
+        self.done = start.step
+        if start.checkpoint is not None and self._config.do_train:
+            self._resume(start.checkpoint)
+        elif start.checkpoint is not None:
+            source = str(start.checkpoint.path)
+            checkpointing.assign(self._variables, start.checkpoint.model, source)
+            print(f"answering with {source}")
+        elif self._workers.is_main:
             self._load_pretrained()
-        elif self._config.do_train:
-            self.done = checkpoint.step
-            self._resume(checkpoint)
-        else:
-            self.done = checkpoint.step
-            checkpointing.assign(self._variables, checkpoint.model, str(checkpoint.path))
-            print(f"answering with {checkpoint.path}")
+        self._start_alike()
 
     def _load_pretrained(self) -> None:
         source = self._inputs.model
@@ -132,8 +133,9 @@ class SquadRun(TrainingRun):
     def train(self, stop: StopSignal) -> int:
         """Fine-tune to the end, or until a signal; returns the exit code."""
         config = self._config
-        Path(config.checkpoints_folder).mkdir(parents=True, exist_ok=True)
-        files.write_json(f"{config.checkpoints_folder}/squad_config.json", dataclasses.asdict(config))
+        if self._workers.is_main:
+            Path(config.checkpoints_folder).mkdir(parents=True, exist_ok=True)
+            files.write_json(f"{config.checkpoints_folder}/squad_config.json", dataclasses.asdict(config))
         self.log_parameters()
         self._dll.parameter({"SEED": config.seed})
         if self.is_complete:
@@ -195,6 +197,7 @@ class SquadRun(TrainingRun):
     def _checkpoint_state(self) -> dict:
         return {
             "meaning": meaning(self._config, self._inputs, self._workers),
+            "workers": dataclasses.asdict(self._shape),
             "discriminator": dataclasses.asdict(self._inputs.model.config),
         }
 
@@ -223,13 +226,15 @@ class SquadRun(TrainingRun):
     def evaluate(self, step: int) -> dict[str, float]:
         """Answer the questions, write the answers, and with --do_eval score and log them."""
         self._predict(Path(self._config.output_dir))
-        if not self._config.do_eval:
+        if not self._config.do_eval or not self._workers.is_main:
             return {}
         scores = self._score()
         # The two versions of SQuAD have two names for it.
         exact = scores["exact" if "exact" in scores else "exact_match"]
         self._dll.log(self._log_step(step) if step else (), {"exact_match": exact, "F1": scores["f1"]})
-        tqdm.write(f"after {self.done} updates: exact match {exact:.3f}, F1 {scores['f1']:.3f}")
+        updates = step or self.done
+        when = f"after {updates} updates: " if updates else ""
+        tqdm.write(f"{when}exact match {exact:.3f}, F1 {scores['f1']:.3f}")
         return scores
 
     def finish(self) -> None:
@@ -238,6 +243,7 @@ class SquadRun(TrainingRun):
             self.log_parameters()
         started = time.time()
         scores = self.evaluate(step=0)
+        self._predictor.collect_counts()
         speed = self._predictor.speed()
         self._dll.log((), speed | {"e2e_inference_time": time.time() - started})
         print(f"**EVAL SUMMARY** {self._predictor.windows} windows in {duration(self._predictor.seconds)}")
@@ -256,16 +262,20 @@ class SquadRun(TrainingRun):
             )
 
     def _predict(self, folder: Path) -> None:
+        """All workers answer; worker 0 writes."""
         version_2 = self._config.version_2_with_negative
+        self._null_odds = {} if version_2 else None
+        answers = self._predictor.answers(self._inputs.prediction, hide_progress=self._bar_is_off())
+        if not self._workers.is_main:
+            for _ in answers:
+                pass
+            return
         with JsonObjectFile(folder / PREDICTIONS) as texts, JsonObjectFile(folder / N_BEST) as n_best:
-            self._null_odds = {} if version_2 else None
-            for question, decoded in self._predictor.answers(
-                self._inputs.prediction, hide_progress=self._bar_is_off()
-            ):
-                texts.add(question.id, decoded.prediction)
-                n_best.add(question.id, decoded.n_best)
+            for question_id, decoded in answers:
+                texts.add(question_id, decoded.prediction)
+                n_best.add(question_id, decoded.n_best)
                 if version_2:
-                    self._null_odds[question.id] = decoded.null_odds
+                    self._null_odds[question_id] = decoded.null_odds
         if version_2:
             files.write_json(folder / NULL_ODDS, self._null_odds)
 

@@ -76,12 +76,15 @@ class DllLog:
 
 
 class TensorBoardLog:
-    """Scalars in <log_dir>/<time>/train_<rank>_of_<world>, NVIDIA's place."""
+    """Scalars in <log_dir>/<time>/train_<rank>_of_<world>, NVIDIA's place; nowhere without a log_dir."""
 
-    def __init__(self, log_dir: str | Path, rank: int, size: int):
+    def __init__(self, log_dir: str | Path | None, rank: int, size: int):
         import tensorflow as tf
 
         self._tf = tf
+        if log_dir is None:
+            self._writer = tf.summary.create_noop_writer()
+            return
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         self._writer = tf.summary.create_file_writer(str(Path(log_dir) / stamp / f"train_{rank}_of_{size}"))
 

@@ -5,6 +5,7 @@ The task hands in a function from a micro-batch to its share of the update's los
 those shares are divided by the whole update's counts, the sum over micro-batches is exact.
 """
 
+import dataclasses
 import os
 import signal
 import time
@@ -16,8 +17,10 @@ import tensorflow as tf
 
 from batching import UpdateData
 from command_line import EXIT_INTERRUPTED, EXIT_TERMINATED, RunFailure
+from distributed import ALONE, Workers
 from keyed_random import derive_key
 from optimization import Optimizer, Schedule
+from stall_watch import WAITING, StallWatch
 from telemetry import Meter
 
 CLIP_NORM = 1.0
@@ -71,10 +74,13 @@ class Engine:
     Args:
         loss_function: (micro-batch, normalizers, dropout seed) -> (share of the loss, metric sums).
         variables: the variables to train, by name.
+        workers: their gradients are summed, once an update.
+        float16_exchange: the workers' gradients travel as float16.
         accumulation_steps: micro-batches in an update; gradients are only accumulated where it is over 1.
         loss_scaling: for float16.
         jit_compile: compile with XLA.
         seed: the run's seed, from which dropout follows.
+        lengths_vary: batches differ in length; one graph serves them all then.
     """
 
     def __init__(
@@ -87,45 +93,75 @@ class Engine:
         loss_scaling: bool,
         jit_compile: bool,
         seed: int,
-        rank: int = 0,
+        workers: Workers = ALONE,
+        float16_exchange: bool = False,
+        lengths_vary: bool = False,
     ):
         self._loss_function = loss_function
         self._variables = variables
         self._optimizer = optimizer
-        self._seed, self._rank = seed, rank
+        self._seed, self._workers, self._float16_exchange = seed, workers, float16_exchange
         self.loss_scale = LossScale(loss_scaling)
         self._accumulators: dict[str, tf.Variable] = {}
+        self._graphs: tuple[Callable, Callable] | None = None
         if accumulation_steps > 1:
             self._accumulators = {name: tf.Variable(tf.zeros_like(v)) for name, v in variables.items()}
+        self._lengths_vary = lengths_vary
         # No tensor decides on Python's control flow here, so AutoGraph would only make tracing slower.
-        # Batches of many lengths share one trace.
         options = {"jit_compile": jit_compile, "autograph": False, "reduce_retracing": True}
         self._accumulate = tf.function(self._accumulate_micro_batch, **options)
+        if workers.size > 1 and jit_compile:
+            # XLA cannot compile an exchange with other workers, so it gets what comes before and after.
+            self._gradients = tf.function(self._gradients, **options)
+            self._apply = tf.function(self._apply, **options)
+            options = options | {"jit_compile": False}
         self._finish = tf.function(self._finish_update, **options)
 
     def update(self, data: UpdateData, learning_rate: float, stop: "StopSignal") -> UpdateResult | None:
-        """One update, applied if its gradient is finite; None when a signal cut it short."""
+        """One update, applied if its gradient is finite; None when a signal cut it short.
+
+        One of several workers does not let a signal cut it short: the others would wait for it.
+        """
         loss, sums = tf.constant(0.0), None
         scale = tf.constant(self.loss_scale.value, tf.float32)
+        rate = tf.constant(learning_rate, tf.float32)
+        accumulate, finish = self._functions(data, scale, rate)
         for micro_step, batch in enumerate(data.micro_batches):
-            if stop.exit_code:
+            if stop.exit_code and self._workers.size == 1:
                 return None
             seed = self._dropout_seed(data.number, micro_step)
             if micro_step < len(data.micro_batches) - 1:
-                part, part_sums = self._accumulate(batch, data.normalizers, seed, scale)
+                part, part_sums = accumulate(batch, data.normalizers, seed, scale)
+                loss += part
             else:
-                part, part_sums, norm, applied = self._finish(
-                    batch, data.normalizers, seed, scale, tf.constant(learning_rate, tf.float32)
-                )
-            loss += part
+                loss, part_sums, norm, applied = finish(batch, data.normalizers, seed, scale, loss, rate)
             sums = part_sums if sums is None else add_sums(sums, part_sums)
         result = UpdateResult(float(loss), float(norm), bool(applied), sums)
         self.loss_scale.update(result.applied)
         return result
 
+    def _functions(self, data: UpdateData, scale: tf.Tensor, rate: tf.Tensor) -> tuple[Callable, Callable]:
+        """The graphs of a micro-batch and of the last one.
+
+        Left to itself TensorFlow makes a graph for the first length and another one for all others. Which is
+        the first depends on where a process starts, and the two round differently.
+        """
+        if not self._lengths_vary:
+            return self._accumulate, self._finish
+        if self._graphs is None:
+            batch = {name: _any_length(values) for name, values in data.micro_batches[0].items()}
+            seed = tf.TensorSpec([2], tf.int32)
+            counts = {name: tf.TensorSpec([], tf.float32) for name in data.normalizers}
+            shared = (batch, counts, seed, scale)
+            self._graphs = (
+                self._accumulate.get_concrete_function(*shared) if self._accumulators else self._accumulate,
+                self._finish.get_concrete_function(*shared, tf.constant(0.0), rate),
+            )
+        return self._graphs
+
     def _dropout_seed(self, update: int, micro_step: int) -> np.ndarray:
         """int32 [2], a function of the run's seed, the update, the micro-batch and the worker."""
-        key = derive_key(self._seed, "dropout", update, micro_step, self._rank)
+        key = derive_key(self._seed, "dropout", update, micro_step, self._workers.rank)
         return np.array([key & 0x7FFFFFFF, key >> 33], np.int32)
 
     def _gradients(self, batch, normalizers, seed, scale):
@@ -143,10 +179,17 @@ class Engine:
             self._accumulators[name].assign_add(gradient)
         return loss, sums
 
-    def _finish_update(self, batch, normalizers, seed, scale, learning_rate):
+    def _finish_update(self, batch, normalizers, seed, scale, earlier_loss, learning_rate):
         loss, sums, gradients = self._gradients(batch, normalizers, seed, scale)
+        loss += earlier_loss
         for name, accumulator in self._accumulators.items():
             gradients[name] += accumulator
+        gradients = self._workers.sum_gradients(gradients, self._float16_exchange)
+        loss = self._workers.sum_in_graph(loss)
+        norm, applied = self._apply(gradients, loss, scale, learning_rate)
+        return loss, sums, norm, applied
+
+    def _apply(self, gradients, loss, scale, learning_rate):
         # A sum of squares that is finite has only finite parts, so one number tells of any overflow.
         norm = tf.linalg.global_norm(list(gradients.values())) / scale
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
@@ -159,7 +202,11 @@ class Engine:
         applied = tf.cond(finite, apply, lambda: False)
         for accumulator in self._accumulators.values():
             accumulator.assign(tf.zeros_like(accumulator))
-        return loss, sums, norm, applied
+        return norm, applied
+
+
+def _any_length(values: np.ndarray) -> tf.TensorSpec:
+    return tf.TensorSpec([None] * values.ndim, values.dtype)
 
 
 def add_sums(left: Mapping, right: Mapping) -> dict:
@@ -204,6 +251,7 @@ class LoopPlan:
     log_every: int
     save_every: int
     evaluate_every: int
+    check_every: int = 0
 
 
 @dataclass
@@ -221,12 +269,13 @@ class Window:
 
 @dataclass
 class Hooks:
-    """The task's side of the loop, each called with the number of updates done."""
+    """The task's side of the loop, each called on every worker with the number of updates done."""
 
     log: Callable[[int, Window], None]
     save: Callable[[int], None]
     evaluate: Callable[[int], None]
     progress: Callable[[int, UpdateResult], None]
+    check_replicas: Callable[[int], None] = lambda step: None
 
 
 @dataclass
@@ -244,8 +293,10 @@ def run_loop(
     plan: LoopPlan,
     hooks: Hooks,
     stop: StopSignal,
+    workers: Workers = ALONE,
+    watch: StallWatch | None = None,
 ) -> tuple[int, Meter]:
-    """Train from `plan.first_update` to its end, or until a signal comes.
+    """Train from `plan.first_update` to its end, or until a signal comes to one of the workers.
 
     Returns:
         The number of updates done, and the throughput.
@@ -257,12 +308,20 @@ def run_loop(
     saved = done
     meter = Meter(plan.last_update - done)
     progress = _Progress()
-    while done < plan.stop_after and not stop.exit_code:
+    watch = watch or StallWatch("", 0, 1, 0)
+    while done < plan.stop_after:
         started = time.monotonic()
-        data = next(updates)
+        with watch.doing("reading data"):
+            data = next(updates)
         waited = time.monotonic() - started
         learning_rate = schedule(data.number - 1)
-        result = engine.update(data, learning_rate, stop)
+        with watch.doing(WAITING):
+            data = _over_all_workers(data, stop, workers)
+        # Asked after the exchange alone, so that all workers stop before the same update.
+        if stop.exit_code:
+            break
+        with watch.doing(WAITING):
+            result = engine.update(data, learning_rate, stop)
         if result is None:
             break
         _check_finite(result, engine, data)
@@ -272,23 +331,50 @@ def run_loop(
         progress.skipped += not result.applied
         hooks.progress(done, result)
         if done % plan.log_every == 0 or done == plan.stop_after:
-            hooks.log(done, _window(progress, result, learning_rate, engine, meter))
+            hooks.log(done, _window(progress, result, learning_rate, engine, meter, workers))
             progress = _Progress()
         if plan.evaluate_every and done % plan.evaluate_every == 0:
-            hooks.evaluate(done)
+            with watch.doing("evaluating"):
+                hooks.evaluate(done)
+        if plan.check_every and done % plan.check_every == 0:
+            hooks.check_replicas(done)
         if plan.save_every and done % plan.save_every == 0:
-            hooks.save(done)
+            with watch.doing("saving"):
+                hooks.save(done)
             saved = done
     if saved != done and plan.save_every:
-        hooks.save(done)
+        with watch.doing("saving"):
+            hooks.save(done)
     return done, meter
 
 
+def _over_all_workers(data: UpdateData, stop: StopSignal, workers: Workers) -> UpdateData:
+    """An update's data with the counts of all workers; a signal to one of them becomes one to each."""
+    if workers.size == 1:
+        return data
+    counts = [*data.normalizers.values(), data.sequences, data.tokens]
+    signals = [stop.exit_code == EXIT_TERMINATED, stop.exit_code == EXIT_INTERRUPTED]
+    *normalizers, sequences, tokens, terminated, interrupted = workers.sum(np.array([*counts, *signals]))
+    if terminated or interrupted:
+        stop.exit_code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+    return dataclasses.replace(
+        data,
+        normalizers=dict(zip(data.normalizers, np.float32(normalizers), strict=True)),
+        sequences=int(sequences),
+        tokens=int(tokens),
+    )
+
+
 def _window(
-    progress: _Progress, result: UpdateResult, learning_rate: float, engine: Engine, meter: Meter
+    progress: _Progress,
+    result: UpdateResult,
+    learning_rate: float,
+    engine: Engine,
+    meter: Meter,
+    workers: Workers,
 ) -> Window:
     return Window(
-        sums={name: value.numpy() for name, value in progress.sums.items()},
+        sums=workers.sum_by_name({name: value.numpy() for name, value in progress.sums.items()}),
         gradient_norm=result.gradient_norm,
         learning_rate=learning_rate,
         loss_scale=engine.loss_scale.value if engine.loss_scale.enabled else None,

@@ -5,8 +5,11 @@ A task's run (pretraining_run.py, squad_run.py) adds its model, its start, its m
 
 import abc
 import dataclasses
+import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,6 +21,7 @@ from batching import UpdateData
 from checkpointing import Checkpoint
 from distributed import Workers
 from optimization import Optimizer, Schedule
+from stall_watch import StallWatch
 from telemetry import UNITS, DllLog, Meter, TensorBoardLog, duration
 from tokenization import Vocabulary
 from training import Engine, Hooks, LoopPlan, StopSignal, UpdateResult, Window, run_loop
@@ -55,18 +59,25 @@ class TrainingRun(abc.ABC):
             loss_scaling=config.precision == "amp",
             jit_compile=config.xla,
             seed=config.seed,
-            rank=workers.rank,
+            workers=workers,
+            float16_exchange=getattr(config, self._float16_flag),
+            lengths_vary=self._lengths_vary,
         )
         self._started = time.time()
         self._last_metrics: dict[str, float] = {}
         self.done = 0
-        self._dll = DllLog(config.json_summary or f"{config.logs_folder}/dllogger.log", self._units)
+        self._watch = StallWatch(
+            f"{config.checkpoints_folder}/.stalled", workers.rank, workers.size, config.stall_timeout
+        )
+        self._dll, self._tensorboard = self._open_logs()
         self._dll.declare_units()
-        self._tensorboard = TensorBoardLog(config.logs_folder, workers.rank, workers.size)
 
     # NVIDIA's key of the loss that is trained on.
     _loss_key = "total_loss"
     _units = UNITS
+    # Whether batches differ in length, and the name of the flag that sends gradients as float16.
+    _lengths_vary = False
+    _float16_flag = "fp16_compression"
 
     # ------------------------------------------------------------------------------------- of the task
 
@@ -95,6 +106,33 @@ class TrainingRun(abc.ABC):
         return f"Loss:{values[self._loss_key]:10.6f}"
 
     # ------------------------------------------------------------------------------------------ parts
+
+    def _open_logs(self) -> tuple[DllLog, TensorBoardLog]:
+        """Worker 0's logs, and under --log_all_ranks those of the others in files of their own."""
+        config, workers = self._config, self._workers
+        path = Path(config.json_summary or f"{config.logs_folder}/dllogger.log")
+        folder = config.logs_folder
+        if not workers.is_main:
+            path = path.with_name(f"{path.stem}_rank{workers.rank}{path.suffix}")
+            if not config.log_all_ranks:
+                path, folder = Path(os.devnull), None
+        return DllLog(path, self._units), TensorBoardLog(folder, workers.rank, workers.size)
+
+    def _start_alike(self) -> None:
+        """Give all workers the weights, slots and loss scale that worker 0 starts with."""
+        if self._workers.size == 1:
+            return
+        self._workers.broadcast(self._variables)
+        self._workers.broadcast(self._optimizer.named_variables())
+        self._engine.loss_scale.restore(self._workers.share(self._engine.loss_scale.state))
+        self._check_replicas(self.done)
+
+    def _check_replicas(self, step: int) -> None:
+        digest = hashlib.sha256()
+        for tensors in (self._variables, self._optimizer.named_variables()):
+            for tensor in tensors.values():
+                digest.update(np.ascontiguousarray(tensor.numpy()).view(np.uint8))
+        self._workers.check_replicas(digest.hexdigest(), step)
 
     def log_parameters(self) -> None:
         """Record every setting and the versions, as the first lines of this start."""
@@ -127,13 +165,18 @@ class TrainingRun(abc.ABC):
             log_every=config.log_freq,
             save_every=0 if config.skip_checkpoint else config.save_checkpoints_steps,
             evaluate_every=evaluate_every,
+            check_every=config.check_replicas_steps if self._workers.size > 1 else 0,
         )
         with tqdm(
             total=last_update, initial=self.done, desc=title, unit="update", disable=self._bar_is_off()
         ) as self._bar:
-            hooks = Hooks(self._log, self._save, self.evaluate, self._show_progress)
-            self.done, meter = run_loop(self._engine, updates, schedule, plan, hooks, stop)
+            hooks = Hooks(self._log, self._save, self.evaluate, self._show_progress, self._check_replicas)
+            self.done, meter = run_loop(
+                self._engine, updates, schedule, plan, hooks, stop, self._workers, self._watch
+            )
         updates.close()
+        # A worker that left now, with a signal's exit code say, would have the others ended as they save.
+        self._workers.barrier()
         return meter
 
     def _bar_is_off(self) -> bool | None:
@@ -149,7 +192,8 @@ class TrainingRun(abc.ABC):
             print(f"stopped by a signal after update {self.done}; --restore_checkpoint goes on from there")
 
     def close(self) -> None:
-        """Close the logs."""
+        """Close the logs, and leave the other workers."""
+        self._watch.stop()
         self._dll.close()
         self._tensorboard.close()
 
@@ -180,6 +224,8 @@ class TrainingRun(abc.ABC):
 
     def _save(self, step: int) -> None:
         config = self._config
+        if not self._workers.is_main:
+            return
         state = {
             "config": dataclasses.asdict(config),
             "loss_scale": self._engine.loss_scale.state(),

@@ -54,7 +54,7 @@ latencies=(p50 p90 p95 p99 p99.9 max mean)
 # measure WHAT PRECISION BATCH: one run, to its row in the table.
 measure() {
   local run=$workspace/$1_$2_$3 status=0 rate=training row=("$1" "$2" "$3") value
-  local settings=(NUM_GPU=1 PRECISION="$2" SQUAD_VERSION="${SQUAD_VERSION:-}" SQUAD_DIR="${SQUAD_DIR:-}"
+  local settings=(NUM_GPU="${NUM_GPU:-}" PRECISION="$2" SQUAD_VERSION="${SQUAD_VERSION:-}" SQUAD_DIR="${SQUAD_DIR:-}"
     OUT_DIR="$run" CACHE_DIR="${CACHE_DIR:-$workspace/cache}" INIT_CHECKPOINT="${INIT_CHECKPOINT:-None}" MODE=train
     TRAIN_BATCH_SIZE="$3" LEARNING_RATE="${LEARNING_RATE:-8e-4}" EPOCHS="${EPOCHS:-1}" MAX_STEPS="${MAX_STEPS:-200}")
   if [[ $1 == answering ]]; then

@@ -33,8 +33,9 @@ read_settings() {
   passed_on=("$@")
 }
 
-# settle_device GPUS_NAME: sets `precision` and `xla` from PRECISION and XLA or what the machine has, and `python`;
-# GPUS_NAME is the setting that holds the number of GPUs.
+# settle_device GPUS_NAME: sets `precision` and `xla` from PRECISION and XLA or what the machine has, `python`, and
+# `workers`, what goes before a program that is to run as several. GPUS_NAME is the setting that holds the number of
+# GPUs, or on a machine without any of processes; by default as many as there are GPUs.
 settle_device() {
   local gpus_found=0 gpus
   if command -v nvidia-smi > /dev/null; then gpus_found=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true); fi
@@ -47,8 +48,9 @@ settle_device() {
   esac
   case $xla in xla | no_xla) ;; *) fail "XLA '$xla' is neither xla nor no_xla" ;; esac
   [[ $gpus =~ ^[1-9][0-9]*$ ]] || fail "$1 '$gpus' is no positive number"
-  ((gpus == 1)) || fail "$1 $gpus: training by several workers is not supported yet, give 1"
   settle_python
+  workers=()
+  ((gpus == 1)) || workers=("$python" start_workers.py --workers "$gpus" --)
 }
 
 # settle_python: sets `python` to PYTHON, else the one that scripts/install.sh made, else the machine's.

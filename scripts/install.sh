@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Make .venv in the repository root with the pinned requirements in it; a second run only sees that it is current.
 #
-#     bash scripts/install.sh [--tests] [--python PATH]
+#     bash scripts/install.sh [--tests] [--horovod] [--python PATH]
 #
 #   --tests        also install what the tests need (pytest, ruff, transformers, torch, ...)
+#   --horovod      also compile Horovod, for training by several workers; needs a C++ compiler and cmake, takes two
+#                  minutes on two cores, and keeps the wheel in ~/.cache for the next time. With MPI where its
+#                  headers are, with NCCL where nvcc and nccl.h are. With --tests only where it can be compiled
 #   --python PATH  the interpreter to use: Python 3.11, 3.12 or 3.13 (default: that of .venv, else the first of
 #                  python3, python3.12, python3.11, python3.13 that fits)
 #   TENSORFLOW_BUILD=cpu|gpu in the environment chooses the build (default: gpu where an NVIDIA driver is found)
@@ -15,10 +18,11 @@ say() { echo "install.sh: $*"; }
 stop() { say "$@" >&2 && exit 2; }
 
 # ---- What is asked for
-tests="" chosen=""
+tests="" horovod="" chosen=""
 while (($#)); do
     case $1 in
         --tests) tests=1 ;;
+        --horovod) horovod=1 ;;
         --python) [[ -n ${2:-} ]] || stop "--python needs a path" && chosen=$2 && shift ;;
         --python=*) chosen=${1#*=} ;;
         -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
@@ -65,17 +69,45 @@ if [[ -z $build ]]; then
 fi
 [[ $build == cpu || $build == gpu ]] || stop "TENSORFLOW_BUILD=$build: must be cpu or gpu"
 
-# ---- Current already? The stamp is written last, so an installation that was stopped has none
-identity="Python $version, TensorFlow $build build, in $PWD/.venv"
-locks=("requirements-$build.lock" ${tests:+requirements-tests.lock})
-sums() { sha256sum "$@" | cut -d' ' -f1 | tr '\n' ' '; }
-stamps=("$identity: $(sums "${locks[0]}")")
-[[ -z $tests ]] || stamps+=("$identity, with tests: $(sums "${locks[@]}" requirements-torch.txt requirements-serving.lock)")
+# ---- Horovod: can it be compiled here?
 notice=""
 [[ $version != 3.13.* ]] || notice=" (no Horovod: it does not compile against a TensorFlow for Python 3.13)"
-if [[ ! -e .venv/.incomplete ]] && grep -qsxF -- "${stamps[-1]}" .venv/.installed; then
-    say "up to date: $identity$notice" && exit
+if [[ -n $horovod ]]; then
+    tools() { command -v cmake >/dev/null && command -v "${CXX:-g++}" >/dev/null && command -v make >/dev/null; }
+    missing=""
+    if [[ $version == 3.13.* ]]; then
+        missing="Horovod does not compile against a TensorFlow for Python 3.13: take 3.11 or 3.12 (--python PATH)"
+    elif ! tools && ! { apt_install cmake g++ make && tools; }; then
+        missing="Horovod is compiled from source; run: sudo apt-get install -y cmake g++ make"
+        notice=" (no Horovod: no cmake or C++ compiler here)"
+    fi
+    [[ -z $missing || -n $tests ]] || stop "$missing"
+    [[ -z $missing ]] || horovod=""
 fi
+
+# ---- Current already? The stamps are written last, so an installation that was stopped has none
+identity="Python $version, TensorFlow $build build, in $PWD/.venv"
+locks=("requirements-$build.lock" ${tests:+requirements-tests.lock} ${horovod:+requirements-horovod.lock})
+sums() { sha256sum "$@" | cut -d' ' -f1 | tr '\n' ' '; }
+stamp() {
+    case $1 in
+        base) echo "$identity: $(sums "${locks[0]}")" ;;
+        tests)
+            echo "$identity, with tests: $(sums "${locks[0]}" requirements-tests.lock requirements-torch.txt \
+                requirements-serving.lock)" ;;
+        horovod)
+            echo "$identity, with Horovod: $(sums "${locks[0]}" requirements-horovod.lock requirements-horovod-source.txt)" ;;
+    esac
+}
+parts=(base ${tests:+tests} ${horovod:+horovod})
+installed() { [[ ! -e .venv/.incomplete ]] && grep -qsxF -- "$(stamp "$1")" .venv/.installed; }
+current=1
+for part in "${parts[@]}"; do installed "$part" || current=""; done
+if [[ -n $current ]]; then say "up to date: $identity$notice" && exit; fi
+# What is there beside the wanted parts stays, and stays on record.
+for part in tests horovod; do
+    [[ " ${parts[*]} " == *" $part "* ]] || ! installed "$part" || parts+=("$part")
+done
 
 # ---- The virtual environment: kept where only the lists changed, made anew where it is another's or half made
 usable() {
@@ -83,6 +115,7 @@ usable() {
         $(probe .venv/bin/python) == "$version "* ]] && .venv/bin/python -m pip --version >/dev/null 2>&1
 }
 if ! usable; then
+    parts=(base ${tests:+tests} ${horovod:+horovod})
     can_make() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
     package=python${version%.*}-venv
     can_make || { apt_install "$package" && can_make; } ||
@@ -114,9 +147,40 @@ if [[ -n $tests ]]; then
         say "WARNING: no tensorflow-text: the tests of SavedModels will be skipped"
 fi
 
+# ---- Horovod, compiled against the TensorFlow that is there now; the wheel is kept under all that it follows from
+if [[ -n $horovod ]]; then
+    mpi=WITHOUT_MPI
+    ! command -v mpicxx >/dev/null || mpi=WITH_MPI
+    gpu=""
+    if command -v nvcc >/dev/null && [[ -n ${HOROVOD_NCCL_HOME:-} || -e /usr/include/nccl.h ]]; then gpu=NCCL; fi
+    tensorflow=$(.venv/bin/python -m pip freeze 2>/dev/null | grep -E '^tensorflow(-cpu)?==' || true)
+    key=$(echo "$version $(uname -m) $tensorflow $mpi $gpu $(sums requirements-horovod-source.txt)" | sha256sum)
+    kept=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/electra/horovod-${key:0:16}
+    compile() {
+        env HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1 \
+            "HOROVOD_$mpi=1" ${gpu:+HOROVOD_GPU_OPERATIONS="$gpu"} MAKEFLAGS="-j$(nproc)" \
+            .venv/bin/python -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps \
+            --no-cache-dir --require-hashes -r requirements-horovod-source.txt -w "$kept" >"$kept/build.log" 2>&1
+    }
+    if ! compgen -G "$kept/horovod-*.whl" >/dev/null; then
+        say "compiling Horovod (${mpi,,}${gpu:+, $gpu}), some two minutes on two cores"
+        mkdir -p "$kept"
+        if ! compile; then
+            if [[ -z $tests ]]; then
+                tail -n 20 "$kept/build.log" >&2
+                say "Horovod does not compile; all of it is in $kept/build.log" >&2
+                exit 1
+            fi
+            say "WARNING: Horovod does not compile, see $kept/build.log: the tests of several workers are skipped"
+            horovod="" parts=("${parts[@]/horovod/}")
+        fi
+    fi
+    [[ -z $horovod ]] || "${pip[@]}" --no-deps --no-index --force-reinstall "$kept"/horovod-*.whl
+fi
+
 # What imports print is told only where they fail; the answer is the last line.
 code='import keras, tensorflow; print("TensorFlow", tensorflow.__version__, "and Keras", keras.__version__)'
 versions=$(TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -c "$code" 2>&1) || { echo "$versions" >&2 && exit 1; }
 rm .venv/.incomplete
-printf '%s\n' "${stamps[@]}" >.venv/.installed
+for part in "${parts[@]}"; do stamp "$part"; done >.venv/.installed
 say "done in $SECONDS s: Python $version with ${versions##*$'\n'}$notice"

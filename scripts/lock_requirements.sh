@@ -51,6 +51,9 @@ compile requirements.txt requirements-gpu.lock x86_64 --constraint requirements-
 
 compile requirements-tests.txt requirements-tests.lock "x86_64 aarch64" --constraint requirements-cpu.lock
 
+compile requirements-horovod.txt requirements-horovod.lock "x86_64 aarch64" \
+    --constraint requirements-cpu.lock --constraint requirements-tests.lock
+
 # Its dependency is TensorFlow, which one of the two locks above has brought under one of two names.
 compile requirements-serving.txt requirements-serving.lock "x86_64" --no-deps
 

@@ -6,7 +6,8 @@
 #   bash scripts/run_pretraining.sh -- --eval_tfrecords 'held_out/*'
 #
 # A setting is a positional (NVIDIA's order, below), else the environment variable of that name, else what
-# configs/<model size>_phase<1 or 2>.json says. What follows -- goes to run_pretraining.py, in both phases.
+# configs/<model size>_phase<1 or 2>.json says. NUM_GPUS over 1 needs Horovod (bash
+# scripts/install.sh --horovod). What follows -- goes to run_pretraining.py, in both phases.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -34,7 +35,7 @@ mkdir -p "$results"
 # run_phase PHASE CONFIG DATA RESTORE BATCH RATE WARMUP STEPS ACCUMULATION
 run_phase() {
   local log status=0
-  command=("$python" run_pretraining.py --config "$2" --model_name "$model_name" --model_size "$model_size"
+  command=("${workers[@]}" "$python" run_pretraining.py --config "$2" --model_name "$model_name" --model_size "$model_size"
     --results_dir "$results" --pretrain_tfrecords "$3" --precision "$precision")
   [[ $xla == no_xla ]] || command+=(--xla)
   [[ $1 == 1 ]] || command+=(--phase2)

@@ -49,7 +49,7 @@ elif [[ $init_checkpoint == None && -z ${ELECTRA_MODEL:-} && -d $out_dir/model ]
   init_checkpoint=$out_dir/model
 fi
 
-command=("$python" run_tf_squad.py --electra_model="$electra_model"
+command=("${workers[@]}" "$python" run_tf_squad.py --electra_model="$electra_model"
   --data_dir="${SQUAD_DIR:-${DATA_PREP_WORKING_DIR:-data}/download/squad/v$version}" --output_dir="$out_dir"
   --precision="$precision" --seed="${SEED:-42}" --max_seq_length=384 --doc_stride=128 --beam_size=5)
 flag init_checkpoint "$init_checkpoint"

@@ -19,9 +19,9 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = [f"requirements-{name}.lock" for name in ("cpu", "gpu", "tests", "serving", "uv")]
+LOCKS = [f"requirements-{name}.lock" for name in ("cpu", "gpu", "tests", "serving", "horovod", "uv")]
 SYSTEM_TOOLS = ["bash", "cp", "cut", "dirname", "flock", "grep", "mkdir"]
-SYSTEM_TOOLS += ["rm", "sed", "sha256sum", "sleep", "touch", "tr", "uname"]
+SYSTEM_TOOLS += ["env", "nproc", "rm", "tail", "sed", "sha256sum", "sleep", "touch", "tr", "uname"]
 
 # Answers what install.sh asks an interpreter, and writes down what it was told to do. `broken` is
 # a folder: a file in it makes the part of that name fail.
@@ -31,6 +31,12 @@ case "$*" in
     *ensurepip*) [[ ! -e {broken}/venv ]] ;;
     "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo venv >>{log} ;;
     "-m pip --version") ;;
+    *freeze*) echo "tensorflow-cpu==2.18.1" ;;
+    *" wheel "*)
+        echo "compile $HOROVOD_WITH_GLOO $HOROVOD_WITHOUT_MPI" >>{log}
+        [[ ! -e {broken}/compile ]] || {{ echo "error: no header"; exit 1; }}
+        touch "${{@: -1}}/horovod-0.28.1-cp311.whl" ;;
+    *horovod-*.whl) echo "horovod" >>{log} ;;
     *torch*) echo torch >>{log}; [[ ! -e {broken}/torch ]] ;;
     *requirements-uv.lock*) [[ ! -e {broken}/uv ]] ;;
     "-m uv pip install"*)
@@ -56,7 +62,7 @@ class Machine:
         for path in (self.repository / "scripts", self.programs, self.broken):
             path.mkdir(parents=True)
         shutil.copy(ROOT / "scripts/install.sh", self.repository / "scripts")
-        for name in [*LOCKS, "requirements-torch.txt"]:
+        for name in [*LOCKS, "requirements-torch.txt", "requirements-horovod-source.txt"]:
             (self.repository / name).write_text(name)
         for name in SYSTEM_TOOLS:
             if (real := shutil.which(name)) is not None:
@@ -117,7 +123,7 @@ def test_unknown_option_is_refused(machine):
 def test_help_shows_the_command(machine):
     result = machine.install("--help")
     assert result.returncode == 0
-    assert "bash scripts/install.sh [--tests] [--python PATH]" in result.stdout
+    assert "bash scripts/install.sh [--tests] [--horovod] [--python PATH]" in result.stdout
     assert "set -euo" not in result.stdout
 
 
@@ -229,6 +235,56 @@ def test_moved_repository_makes_the_environment_anew(machine):
     machine.repository = machine.repository.rename(machine.repository.with_name("moved"))
     assert machine.install().returncode == 0
     assert machine.done()[0] == "venv"
+
+
+@pytest.fixture
+def compiler(machine: Machine) -> Machine:
+    for name in ("cmake", "g++", "make"):
+        machine.program(name, "#!/bin/bash\n")
+    return machine
+
+
+def test_horovod_is_compiled_once_and_kept_for_the_next_environment(compiler):
+    compiler.python("python3", "3.11.2")
+    assert compiler.install().returncode == 0
+    compiler.done()
+    first = compiler.install("--horovod")
+    assert first.returncode == 0, first.stderr
+    assert compiler.done()[1:] == ["compile 1 1", "horovod"] and "compiling" in first.stdout
+    assert "up to date" in compiler.install("--horovod").stdout
+    assert "up to date" in compiler.install().stdout
+    shutil.rmtree(compiler.repository / ".venv")
+    assert compiler.install("--tests", "--horovod").returncode == 0
+    again = compiler.done()
+    assert "horovod" in again and not [line for line in again if line.startswith("compile")]
+    # The one part stays on record when another is added.
+    assert "up to date" in compiler.install("--tests", "--horovod").stdout
+    assert "up to date" in compiler.install("--tests").stdout
+
+
+def test_horovod_without_a_compiler_is_refused_and_left_out_of_the_tests(machine):
+    machine.python("python3", "3.11.2")
+    assert "run: sudo apt-get install -y cmake g++ make" in refused(machine.install("--horovod"))
+    result = machine.install("--tests", "--horovod")
+    assert result.returncode == 0 and "horovod" not in machine.done()
+    assert "no cmake or C++ compiler" in machine.install("--tests", "--horovod").stdout
+    machine.python("other", "3.13.0")
+    line = refused(machine.install("--horovod", "--python", str(machine.programs / "other")))
+    assert "3.11 or 3.12" in line
+
+
+def test_horovod_that_does_not_compile_is_told_and_tried_again(compiler):
+    compiler.python("python3", "3.11.2")
+    (compiler.broken / "compile").touch()
+    result = compiler.install("--horovod")
+    assert result.returncode == 1 and "error: no header" in result.stderr
+    assert not compiler.stamp.exists()
+    tests = compiler.install("--tests", "--horovod")
+    assert tests.returncode == 0 and "WARNING: Horovod does not compile" in tests.stdout
+    assert "up to date" in compiler.install("--tests").stdout
+    (compiler.broken / "compile").unlink()
+    assert compiler.install("--horovod").returncode == 0
+    assert compiler.done()[-1] == "horovod"
 
 
 def test_python_3_13_says_that_horovod_is_out(machine):

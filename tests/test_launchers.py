@@ -122,6 +122,17 @@ def test_resuming_and_an_initial_checkpoint(launch):
     assert first["gradient_accumulation_steps"] == second["gradient_accumulation_steps"] == "1"
 
 
+def test_both_phases_start_as_many_workers_as_gpus_are_asked_for(launch, tmp_path):
+    done, calls = launch(NUM_GPUS=4)
+    assert done.returncode == 0, done.stderr
+    for call in calls:
+        assert call["program"] == "start_workers.py" and call["workers"] == "4"
+        # What follows -- is the program's own command, with the same interpreter.
+        assert call["model_size"] == "base"
+    assert "--workers 4 -- " + str(tmp_path / "python") + " run_pretraining.py" in done.stdout
+    assert launch(NUM_GPUS=1)[1][0]["program"] == "run_pretraining.py"
+
+
 def test_a_failed_first_phase_never_starts_the_second(launch, tmp_path):
     done, calls = launch(FAIL_PHASE=1)
     assert done.returncode == 7 and len(calls) == 1
@@ -142,7 +153,7 @@ def test_logs_have_nvidias_names(launch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        ([], {"NUM_GPUS": 2}, "several workers"),
+        ([], {"NUM_GPUS": "two"}, "NUM_GPUS 'two'"),
         ([], {"PRECISION": "fp8"}, "PRECISION 'fp8'"),
         ([], {"XLA": "maybe"}, "XLA 'maybe'"),
         ([], {"MODEL_SIZE": "huge"}, "MODEL_SIZE 'huge'"),

@@ -8,7 +8,7 @@ from squad_questions import LETTERS, question
 
 from batching import BatchShape
 from command_line import UsageError
-from squad_batches import TrainingWindows, bucket_lengths, bucketed_batches, prediction_blocks
+from squad_batches import TrainingWindows, block_batches, bucket_lengths, bucketed_batches, prediction_blocks
 from squad_features import FeatureRule, Features, build_features
 
 BUCKETS = (10, 16, 24, 32)
@@ -64,7 +64,8 @@ def test_batches_of_nothing_and_windows_too_long():
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 1000])
 def test_every_window_is_predicted_and_a_block_has_all_windows_of_its_questions(features, batch_size):
     question, seen = 0, []
-    for questions, batches in prediction_blocks(features, batch_size, BUCKETS):
+    for questions in prediction_blocks(features, batch_size):
+        batches = block_batches(features, questions, batch_size, BUCKETS)
         assert questions.start == question and len(questions)
         question = questions.stop
         windows = [window for number in questions for window in features.windows_of(number)]
@@ -81,12 +82,21 @@ def test_every_window_is_predicted_and_a_block_has_all_windows_of_its_questions(
     assert question == features.num_questions and seen == list(range(len(features)))
 
 
+@pytest.mark.parametrize("workers", [2, 3, 7])
+def test_there_is_a_block_of_questions_for_each_worker(features, workers):
+    blocks = prediction_blocks(features, 4, workers)
+    assert [number for block in blocks for number in block] == list(range(features.num_questions))
+    windows = [sum(len(features.windows_of(number)) for number in block) for block in blocks]
+    share = len(features) / workers
+    assert all(count <= share + 4 + 10 for count in windows)
+
+
 def test_prediction_computes_little_padding(features):
     """Against batches in the order of the file at one length."""
     padded = sum(
         length * len(indices)
-        for _, batches in prediction_blocks(features, 4, BUCKETS)
-        for length, indices in batches
+        for questions in prediction_blocks(features, 4)
+        for length, indices in block_batches(features, questions, 4, BUCKETS)
     )
     assert padded < 1.2 * features.lengths.sum() < 0.9 * 32 * len(features)
 

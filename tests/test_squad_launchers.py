@@ -256,10 +256,17 @@ def test_mixed_precision_brings_xla_only_where_there_is_a_gpu(launch):
     assert not launch.squad(PRECISION="amp", XLA="no_xla").xla
 
 
+def test_as_many_workers_start_as_gpus_are_asked_for(launch):
+    done, (call,) = launch("run_squad.sh", NUM_GPU=8)
+    assert done.returncode == 0, done.stderr
+    python = launch.environment["PYTHON"]
+    assert call[:6] == ["start_workers.py", "--workers", "8", "--", python, "run_tf_squad.py"]
+    assert settings(call[5:]).do_train
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        ([], {"NUM_GPU": 8}, "NUM_GPU 8: training by several workers"),
         ([], {"NUM_GPU": "many"}, "NUM_GPU 'many'"),
         ([], {"PRECISION": "fp8"}, "PRECISION 'fp8'"),
         ([], {"XLA": "maybe"}, "XLA 'maybe'"),
@@ -531,7 +538,7 @@ def test_a_benchmark_that_fails_has_the_programs_exit_code_and_leaves_no_table(l
     done, calls = launch("benchmark_squad.sh", FAIL_AT="--precision=tf32", PRECISION="tf32 fp32")
     assert done.returncode == 7 and len(calls) == 1
     assert not (launch.folder / "out" / "squad_benchmark.tsv").exists()
-    for environment in ({"NUM_GPU": 2}, {"MODE": "all"}, {"PRECISION": "tf32 fp8"}):
+    for environment in ({"NUM_GPU": 0}, {"MODE": "all"}, {"PRECISION": "tf32 fp8"}):
         done, calls = launch("benchmark_squad.sh", **environment)
         assert done.returncode == 2 and not calls
         assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,74 @@
+"""The device that a process computes on: its share of GPUs and processors, precision, determinism, memory."""
+
+import ctypes
+import os
+import platform
+
+from command_line import UsageError
+from distributed import Workers
+
+_DTYPE_POLICIES = {"fp32": "float32", "tf32": "float32", "amp": "mixed_float16", "bf16": "mixed_bfloat16"}
+
+
+def take_share(workers: Workers) -> None:
+    """Take the GPU of this worker's local rank, or on the CPU its share of the threads.
+
+    To be called before anything is computed or exchanged; a single worker takes all there is.
+
+    Raises:
+        UsageError: more workers on this machine than GPUs, where it has any.
+    """
+    if workers.size == 1:
+        return
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus and workers.local_size > len(gpus):
+        raise UsageError(
+            f"{workers.local_size} workers on {platform.node()}, which has {len(gpus)} GPUs: each needs one"
+        )
+    if gpus:
+        tf.config.set_visible_devices(gpus[workers.local_rank], "GPU")
+        tf.config.experimental.set_memory_growth(gpus[workers.local_rank], True)
+    elif workers.local_size > 1:
+        # Each would start as many threads as there are processors, and they would only displace each other.
+        threads = max(1, len(os.sched_getaffinity(0)) // workers.local_size)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        # Two at least, so that an exchange with the others goes on beside computing.
+        tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+
+
+def set_up_device(precision: str, *, deterministic: bool, seed: int) -> None:
+    """Prepare TensorFlow and Keras for a run; to be called before any layer is made.
+
+    Args:
+        precision: fp32, tf32, amp or bf16.
+        deterministic: refuse operations whose results may differ from run to run.
+        seed: of the initial weights.
+    """
+    import keras
+    import tensorflow as tf
+
+    for gpu in tf.config.get_visible_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.experimental.enable_tensor_float_32_execution(precision != "fp32")
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.config.set_dtype_policy(_DTYPE_POLICIES[precision])
+    keras.utils.set_random_seed(seed & 0xFFFFFFFF)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep large freed blocks for the next update; to be called before TensorFlow loads.
+
+    On the CPU TensorFlow allocates every large tensor of an update anew. By default glibc asks the system for
+    each and gives it back, and the system fills it with zeros again: some 7 % of an update.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)
+    # One arena: the others cannot hold blocks of this size.
+    mallopt(m_arena_max, 1)
