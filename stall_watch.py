@@ -16,7 +16,8 @@ from pathlib import Path
 import files
 from command_line import EXIT_FAILURE
 
-WAITING = "waiting for the other workers"
+# What a worker does in an update is computing or waiting for the others; from outside the two look alike.
+WAITING = "computing or waiting for the others"
 
 
 class StallWatch:

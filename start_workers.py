@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import rendezvous
-from command_line import UsageError, parse, run_program
+from command_line import EXIT_FAILURE, UsageError, parse, run_program
 from configuration import StartWorkersConfig
 
 _POLL_SECONDS = 0.1
@@ -93,9 +93,10 @@ class Job:
     def _wait_for_a_failure(self) -> int | None:
         while True:
             codes = [worker.poll() for worker in self._workers]
-            for rank, code in enumerate(codes):
-                if code:
-                    return rank
+            failed = [rank for rank, code in enumerate(codes) if code]
+            if failed:
+                # Who misses another ends with 1; where both are seen at once, the other is the cause.
+                return next((rank for rank in failed if codes[rank] != EXIT_FAILURE), failed[0])
             if all(code == 0 for code in codes):
                 return None
             time.sleep(_POLL_SECONDS)

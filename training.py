@@ -171,6 +171,9 @@ class Engine:
         gradients = tape.gradient(scaled_loss, list(self._variables.values()))
         # Embedding gradients come as slices; they are summed into the dense form once, here.
         dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        # Which loses the shape where the batch's is not known.
+        for gradient, variable in zip(dense, self._variables.values(), strict=True):
+            gradient.set_shape(variable.shape)
         return loss, sums, dict(zip(self._variables, dense, strict=True))
 
     def _accumulate_micro_batch(self, batch, normalizers, seed, scale):
@@ -309,6 +312,7 @@ def run_loop(
     meter = Meter(plan.last_update - done)
     progress = _Progress()
     watch = watch or StallWatch("", 0, 1, 0)
+    agreed_code = 0
     while done < plan.stop_after:
         started = time.monotonic()
         with watch.doing("reading data"):
@@ -316,9 +320,9 @@ def run_loop(
         waited = time.monotonic() - started
         learning_rate = schedule(data.number - 1)
         with watch.doing(WAITING):
-            data = _over_all_workers(data, stop, workers)
-        # Asked after the exchange alone, so that all workers stop before the same update.
-        if stop.exit_code:
+            data, agreed_code = _over_all_workers(data, stop, workers)
+        # What they agreed on, and not a signal that has come since: all must stop before the same update.
+        if agreed_code:
             break
         with watch.doing(WAITING):
             result = engine.update(data, learning_rate, stop)
@@ -345,24 +349,25 @@ def run_loop(
     if saved != done and plan.save_every:
         with watch.doing("saving"):
             hooks.save(done)
+    if workers.size > 1:
+        stop.exit_code = agreed_code
     return done, meter
 
 
-def _over_all_workers(data: UpdateData, stop: StopSignal, workers: Workers) -> UpdateData:
-    """An update's data with the counts of all workers; a signal to one of them becomes one to each."""
+def _over_all_workers(data: UpdateData, stop: StopSignal, workers: Workers) -> tuple[UpdateData, int]:
+    """An update's data with the counts of all workers, and the exit code of a signal to any of them."""
     if workers.size == 1:
-        return data
+        return data, stop.exit_code
     counts = [*data.normalizers.values(), data.sequences, data.tokens]
     signals = [stop.exit_code == EXIT_TERMINATED, stop.exit_code == EXIT_INTERRUPTED]
     *normalizers, sequences, tokens, terminated, interrupted = workers.sum(np.array([*counts, *signals]))
-    if terminated or interrupted:
-        stop.exit_code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
-    return dataclasses.replace(
+    totals = dataclasses.replace(
         data,
         normalizers=dict(zip(data.normalizers, np.float32(normalizers), strict=True)),
         sequences=int(sequences),
         tokens=int(tokens),
     )
+    return totals, EXIT_TERMINATED if terminated else EXIT_INTERRUPTED if interrupted else 0
 
 
 def _window(

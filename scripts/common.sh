@@ -61,11 +61,18 @@ settle_python() {
 # flag NAME VALUE: adds --NAME=VALUE to `command`, unless there is no value: the program's own default counts then.
 flag() { if [[ -n $2 && $2 != None ]]; then command+=("--$1=$2"); fi; }
 
+# supervised FOLDER: lets scripts/supervise.sh run `command` where RESTARTS asks for it; checkpoints are in FOLDER.
+supervised() {
+  [[ ${RESTARTS:-0} != 0 ]] || return 0
+  command=(bash scripts/supervise.sh --max_restarts "$RESTARTS" --checkpoints "$1" -- "${command[@]}")
+}
+
 # run_to_end COMMAND...: returns its exit code. It runs in the background, so that SIGTERM and Ctrl-C at the
-# launcher reach it at once; it may take its time to save.
+# launcher reach it at once; it may take its time to save. `was_signalled` says whether one came.
 run_to_end() {
   local child='' status signalled=''
-  trap 'signalled=1; [[ -z $child ]] || kill -TERM "$child" 2> /dev/null || true' TERM INT
+  was_signalled=''
+  trap 'signalled=1 was_signalled=1; [[ -z $child ]] || kill -TERM "$child" 2> /dev/null || true' TERM INT
   "$@" &
   child=$!
   [[ -z $signalled ]] || kill -TERM "$child" 2> /dev/null || true

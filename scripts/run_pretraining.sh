@@ -7,7 +7,8 @@
 #
 # A setting is a positional (NVIDIA's order, below), else the environment variable of that name, else what
 # configs/<model size>_phase<1 or 2>.json says. NUM_GPUS over 1 needs Horovod (bash
-# scripts/install.sh --horovod). What follows -- goes to run_pretraining.py, in both phases.
+# scripts/install.sh --horovod). RESTARTS=N starts a phase that crashed again, up to N times (scripts/supervise.sh).
+# What follows -- goes to run_pretraining.py, in both phases.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,7 +17,7 @@ names=(TRAIN_BATCH_SIZE_P1 LEARNING_RATE_P1 PRECISION NUM_GPUS XLA WARMUP_STEPS_
   JOB_NAME TRAIN_BATCH_SIZE_P2 LEARNING_RATE_P2 WARMUP_STEPS_P2 TRAIN_STEPS_P2
   GRADIENT_ACCUMULATION_STEPS_P2 MODEL_SIZE PRETRAIN_TFRECORDS_P1 PRETRAIN_TFRECORDS_P2 CODE_DIR
   INIT_CHECKPOINT)
-further=(MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1 CONFIG_P2 RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR PYTHON)
+further=(RESTARTS MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1 CONFIG_P2 RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR PYTHON)
 
 # shellcheck source=common.sh
 source scripts/common.sh
@@ -55,7 +56,9 @@ run_phase() {
   flag vocab_file "${VOCAB_FILE:-}"
   log="$results/$job_name.electra_pretraining_phase$1_$precision.$(date +%y%m%d%H%M%S).log"
   echo "phase $1: ${command[*]} ${passed_on[*]}" | tee "$log"
-  run_logged "$log" "${command[@]}" "${passed_on[@]}" || status=$?
+  command+=("${passed_on[@]}")
+  supervised "$results/models/$model_name"
+  run_logged "$log" "${command[@]}" || status=$?
   if ((status != 0)); then
     echo "run_pretraining.sh: phase $1 ended with status $status, see $log" >&2
     exit "$status"

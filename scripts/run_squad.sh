@@ -10,14 +10,15 @@
 # google/electra-base-discriminator, 2 epochs, batches of 16 and 128, 1e-4 (NVIDIA's rate for one GPU), seed 42,
 # SQuAD 1.1 where data preparation puts it, results/, mode train_eval. MODE is train, eval, prediction or train_eval.
 # INIT_CHECKPOINT, the fine-tuned weights, is for eval and prediction, as in NVIDIA's; in the modes that train only
-# where ELECTRA_MODEL is a size. RESUME_TRAINING=true goes on after an interruption.
+# where ELECTRA_MODEL is a size. RESUME_TRAINING=true goes on after an interruption; RESTARTS=N does so
+# by itself after a crash, up to N times (scripts/supervise.sh).
 # What follows -- goes to run_tf_squad.py, and wins.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 names=(ELECTRA_MODEL EPOCHS TRAIN_BATCH_SIZE INFER_BATCH_SIZE LEARNING_RATE PRECISION NUM_GPU SEED SQUAD_VERSION
   SQUAD_DIR OUT_DIR INIT_CHECKPOINT MODE ENVIRONMENT CACHE_DIR MAX_STEPS)
-further=(XLA RESUME_TRAINING VOCAB_FILE DATA_PREP_WORKING_DIR PYTHON)
+further=(RESTARTS XLA RESUME_TRAINING VOCAB_FILE DATA_PREP_WORKING_DIR PYTHON)
 # shellcheck source=common.sh
 source scripts/common.sh
 read_settings "$@"
@@ -75,6 +76,8 @@ mkdir -p "$out_dir"
 log=${out_dir%/}/logfile.txt
 echo "$mode: ${command[*]} ${passed_on[*]}" | tee -a "$log"
 status=0
-run_logged "$log" "${command[@]}" "${passed_on[@]}" || status=$?
+command+=("${passed_on[@]}")
+[[ $mode != train* ]] || supervised "$out_dir"
+run_logged "$log" "${command[@]}" || status=$?
 ((status == 0)) || echo "run_squad.sh: $mode ended with status $status, see $log" >&2
 exit "$status"

@@ -1,5 +1,6 @@
 """N workers are one worker: what they exchange, what they compute, and what they refuse. Real processes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from squad_cases import CONFIG, write_encoder, write_questions
 from training_runs import ROOT, Runs, one_line_error
 from worker_jobs import NO_DROPOUT, Job, WorkerRuns, need_horovod
 
@@ -152,3 +154,38 @@ def test_a_worker_of_other_settings_ends_the_job_before_it_starts(workers: Worke
     lines = [line for line in job.text.splitlines() if "run_pretraining.py: error:" in line]
     assert len(lines) == 1 and "worker 1" in lines[0] and "--seed: 41 instead of 40" in lines[0]
     assert not runs.folder("unlike").exists()
+
+
+@pytest.mark.slow
+def test_two_workers_fine_tune_and_answer_as_one_does(tmp_path):
+    need_horovod()
+    without_dropout = dataclasses.replace(CONFIG, **NO_DROPOUT)
+    write_encoder(tmp_path / "encoder", without_dropout)
+    write_questions(tmp_path / "questions", 50)
+
+    def command(name: str, batch: int) -> list[str]:
+        flags = {
+            "electra_model": tmp_path / "encoder",
+            "data_dir": tmp_path / "questions",
+            "output_dir": tmp_path / name,
+            "max_seq_length": 64,
+            "max_query_length": 16,
+            "train_batch_size": batch,
+            "predict_batch_size": 4,
+            "num_train_epochs": 2,
+            "learning_rate": 3e-3,
+            "version_2_with_negative": True,
+        }
+        words = [f"--{flag}={value}" for flag, value in flags.items()]
+        return [sys.executable, str(ROOT / "run_tf_squad.py"), *words, "--do_train", "--do_eval"]
+
+    subprocess.run(command("one", 8), check=True, capture_output=True)
+    job = Job(2, command("two", 4), tmp_path / "output")
+    assert job.end(120) == 0, job.text
+    one, two = tmp_path / "one", tmp_path / "two"
+    for name in ("predictions.json", "eval_results.json"):
+        assert json.loads((one / name).read_text()) == json.loads((two / name).read_text())
+    odds = [json.loads((folder / "null_odds.json").read_text()) for folder in (one, two)]
+    assert list(odds[0]) == list(odds[1])
+    np.testing.assert_allclose(list(odds[1].values()), list(odds[0].values()), atol=2e-2)
+    assert "50 windows" in job.text and (two / "model/model.safetensors").exists()

@@ -8,8 +8,10 @@ import tensorflow as tf
 from squad_cases import CONFIG, VOCABULARY, random_tensors, random_windows
 
 import weight_conversion
+from batching import UpdateData
 from optimization import AdamW, layerwise_multipliers
 from question_answering import QuestionAnsweringModel
+from training import Engine
 
 NORMALIZERS = {"windows": np.float32(3)}
 
@@ -219,3 +221,45 @@ def test_a_multiplier_scales_the_step_and_the_decay_of_its_variable():
             optimizer.apply({"electra/kernel": tf.constant(gradient)}, tf.constant(rate))
         moved[multiplier] = variable.numpy()
     np.testing.assert_allclose(moved[0.25], moved[1.0], rtol=1e-6)
+
+
+class _NeverStopped:
+    exit_code = 0
+
+
+class _Training:
+    """An engine over a model that batches of several lengths train."""
+
+    def __init__(self):
+        model = _model(joint=False)
+        self.variables = model.named_variables()
+        self.optimizer = AdamW(self.variables, beta_1=0.9, beta_2=0.999, weight_decay_rate=0.01)
+        options = {"accumulation_steps": 1, "loss_scaling": False, "jit_compile": False, "seed": 3}
+        self.engine = Engine(model, self.variables, self.optimizer, lengths_vary=True, **options)
+
+    def state(self) -> dict[str, np.ndarray]:
+        everything = self.variables | self.optimizer.named_variables()
+        return {name: variable.numpy() for name, variable in everything.items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        for name, variable in (self.variables | self.optimizer.named_variables()).items():
+            variable.assign(state[name])
+
+    def update(self, number: int, length: int) -> None:
+        batch = random_windows(CONFIG, 4, length)
+        data = UpdateData(number, [batch], {"windows": np.float32(4)}, 4, 4 * length, lambda: "")
+        assert self.engine.update(data, 1e-3, _NeverStopped()).applied
+
+
+def test_a_restart_that_meets_another_length_first_computes_the_same():
+    whole, restarted = _Training(), _Training()
+    whole.update(1, 24)
+    after_first = whole.state()
+    whole.update(2, 48)
+    whole.update(3, 24)
+    restarted.restore(after_first)
+    restarted.update(2, 48)
+    restarted.update(3, 24)
+    expected, found = whole.state(), restarted.state()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)

@@ -282,6 +282,19 @@ def test_a_bad_line_of_a_pipe_stops_there(plain):
     assert "--input -: line 1: 'question' is no text" in line
 
 
+def test_what_comes_before_a_broken_line_of_standard_input_is_answered(plain, tmp_path):
+    good = json.dumps({"question": "a", "context": "b"})
+    flags = ["--electra_model", str(plain), "--input", "-", "--output", str(tmp_path / "out.jsonl")]
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parents[1] / "run_inference.py"), *flags],
+        input=f'{good}\n{good}\n{{"bad"\n{good}\n',
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "line 3" in done.stderr
+    assert len(json_lines((tmp_path / "out.jsonl").read_text())) == 2
+
+
 def test_files_that_cannot_be_used_are_named(usage_error, plain, tmp_path):
     path = write_lines(tmp_path / "in.jsonl", {"question": "a", "context": "b"})
     (tmp_path / "latin").write_bytes(b"\xe9")

@@ -495,12 +495,3 @@ def test_a_flipped_bit_in_a_shard_stops_before_the_update_that_reads_it(runs: Ru
 def test_a_folder_that_holds_another_run_is_not_written_to(runs: Runs, finished):
     error = one_line_error(runs.run(finished, expect=2))
     assert "holds a run already" in error and "--restore_checkpoint" in error
-
-
-def test_several_workers_are_refused_until_they_are_supported(runs: Runs):
-    environment = os.environ | {"HOROVOD_SIZE": "2", "HOROVOD_RANK": "0"}
-    done = subprocess.run(
-        runs.command("workers"), capture_output=True, text=True, env=environment, timeout=60
-    )
-    assert done.returncode == 2 and "HOROVOD_SIZE=2" in one_line_error(done)
-    assert not runs.folder("workers").exists()

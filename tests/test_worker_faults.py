@@ -77,11 +77,13 @@ def test_a_worker_killed_at_the_start(workers: WorkerRuns):
 
 
 def test_a_worker_that_hangs(workers: WorkerRuns, uninterrupted):
-    job = workers.start("hung", 2, "--deterministic", **LONG | {"stall_timeout": 6})
+    job = workers.start("hung", 2, "--deterministic", **LONG | {"stall_timeout": 20})
     _checkpoint_after(job, workers, "hung", 50)
     job.signal(1, signal.SIGSTOP)
     assert job.end(90) == 1
-    assert re.search(r"worker 0 has been waiting .* 6 s .*; worker 1 gives no sign of life", job.last_lines())
+    assert re.search(
+        r"worker 0 has been .* waiting .* 20 s .*; worker 1 gives no sign of life", job.last_lines()
+    )
     assert not (workers.runs.folder("hung") / "checkpoints/.stalled").exists()
     _goes_on_as_if_nothing_had_been(workers, "hung", uninterrupted)
 

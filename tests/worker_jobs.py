@@ -48,7 +48,10 @@ class Job:
         found = {}
         for thread in Path(f"/proc/{pid}/task").glob("*/children"):
             for child in thread.read_text().split():
-                environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                try:
+                    environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                except OSError:
+                    continue  # it has just ended
                 ranks = [word for word in environment if word.startswith(b"HOROVOD_RANK=")]
                 if ranks:
                     found[int(ranks[0].split(b"=")[1])] = int(child)

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Run a training, and start it again from its newest checkpoint when it crashes.
+#
+#   bash scripts/supervise.sh --max_restarts 5 -- python run_pretraining.py --model_name first …
+#
+#   --max_restarts N    give up after so many restarts in a row without a new checkpoint between them (default 3)
+#   --checkpoints DIR   where new checkpoints show progress: anywhere below this folder (default results)
+#   --pause SECONDS     before the first restart; doubled for each further one, up to five minutes (default 5)
+#
+# It gives up at once on exit code 2, a mistake that no restart mends, when it is told to stop itself, and when two
+# crashes in a row left the same newest checkpoint. A restart adds --restore_checkpoint=latest to the command and has
+# RESUME_TRAINING=true in its environment, for scripts/run_pretraining.sh. The exit code is the command's.
+set -euo pipefail
+
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+max_restarts=3 checkpoints=results pause=5
+while (($#)) && [[ $1 != -- ]]; do
+  case $1 in
+    -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
+    --max_restarts | --checkpoints | --pause) [[ -n ${2:-} ]] || fail "$1 needs a value" ;;
+    *) fail "unknown option $1 (see --help); the command follows --" ;;
+  esac
+  printf -v "${1#--}" '%s' "$2"
+  shift 2
+done
+(($# > 1)) || fail "no command: give it after --"
+shift
+for name in max_restarts pause; do
+  [[ ${!name} =~ ^[0-9]+$ ]] || fail "--$name ${!name}: must be a whole number"
+done
+say() { echo "supervise.sh: $1" >&2; }
+
+# newest: the last checkpoint that was finished, or nothing.
+newest() {
+  [[ -d $checkpoints ]] || return 0
+  find "$checkpoints" -type d -name 'ckpt-*' -printf '%T@ %p\n' 2> /dev/null | sort -n | tail -n 1 | cut -d' ' -f2-
+}
+
+restarts=0 wait=$pause left_before=none
+while true; do
+  status=0
+  run_to_end "$@" || status=$?
+  if ((status == 0 || status == 2)) || [[ -n $was_signalled ]]; then exit "$status"; fi
+  left=$(newest)
+  if [[ $left_before == "$left" ]]; then
+    say "ended with status $status, and twice in a row without a new checkpoint (${left:-there is none}): giving up"
+    exit "$status"
+  fi
+  if [[ $left_before != none ]]; then restarts=0 wait=$pause; fi
+  if ((restarts >= max_restarts)); then
+    say "ended with status $status after $restarts restarts: giving up"
+    exit "$status"
+  fi
+  left_before=$left
+  restarts=$((restarts + 1))
+  say "ended with status $status; starting again in $wait s from ${left:-the beginning}"
+  # So that a signal ends the pause.
+  run_to_end sleep "$wait" || true
+  [[ -z $was_signalled ]] || exit "$status"
+  wait=$((wait * 2 < 300 ? wait * 2 : 300))
+  export RESUME_TRAINING=true
+  case "$*" in
+    *--restore[-_]checkpoint*) ;;
+    *run_pretraining.py* | *run_tf_squad.py*) set -- "$@" --restore_checkpoint=latest ;;
+  esac
+done
