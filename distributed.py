@@ -217,9 +217,9 @@ def find_workers(stall_timeout: int = 600, *, log_all_ranks: bool = False) -> Wo
     if all(size == "1" for size in sizes):
         return ALONE
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(stall_timeout))
-    os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(stall_timeout))
-    os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(max(1, min(60, stall_timeout // 2))))
+    # Horovod's own limits come later than stall_watch.py's, which can say what each worker is doing.
+    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(2 * stall_timeout))
+    os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(2 * stall_timeout))
     try:
         import horovod.tensorflow as hvd
     except ImportError as error:

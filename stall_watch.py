@@ -32,7 +32,9 @@ class StallWatch:
     def __init__(self, folder: str | Path, rank: int, size: int, timeout: float):
         self._folder, self._rank, self._size, self._timeout = Path(folder), rank, size, timeout
         self._activity, self._since = "starting", time.monotonic()
-        self._told = False
+        # A file of an earlier run that ended so would be taken for a sign of life.
+        self._told = size > 1
+        self._retract()
         self._stopped = threading.Event()
         if size > 1:
             threading.Thread(target=self._watch, name="stall watch", daemon=True).start()

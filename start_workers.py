@@ -23,8 +23,9 @@ from configuration import StartWorkersConfig
 
 _POLL_SECONDS = 0.1
 # What the others get to notice that one is lost, and then to end when told to.
-_SECONDS_TO_NOTICE = 20
-_SECONDS_TO_END = 20
+_SECONDS_TO_TIDY_UP = 5
+_SECONDS_TO_NOTICE = 10
+_SECONDS_TO_END = 10
 _SAME_SIGNAL_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
@@ -95,11 +96,20 @@ class Job:
             codes = [worker.poll() for worker in self._workers]
             failed = [rank for rank, code in enumerate(codes) if code]
             if failed:
-                # Who misses another ends with 1; where both are seen at once, the other is the cause.
-                return next((rank for rank in failed if codes[rank] != EXIT_FAILURE), failed[0])
+                return self._cause(failed[0])
             if all(code == 0 for code in codes):
                 return None
             time.sleep(_POLL_SECONDS)
+
+    def _cause(self, first: int) -> int:
+        """The worker whose failure was the first one's cause.
+
+        Who misses another ends with 1, and may do so before the other, which is still tidying up.
+        """
+        if self._workers[first].returncode == EXIT_FAILURE:
+            self._wait(_SECONDS_TO_TIDY_UP)
+        codes = [worker.poll() for worker in self._workers]
+        return next((rank for rank, code in enumerate(codes) if code not in (None, 0, EXIT_FAILURE)), first)
 
     def _wait(self, seconds: float | None) -> None:
         end = None if seconds is None else time.monotonic() + seconds

@@ -284,7 +284,8 @@ def test_a_bad_line_of_a_pipe_stops_there(plain):
 
 def test_what_comes_before_a_broken_line_of_standard_input_is_answered(plain, tmp_path):
     good = json.dumps({"question": "a", "context": "b"})
-    flags = ["--electra_model", str(plain), "--input", "-", "--output", str(tmp_path / "out.jsonl")]
+    flags = [*LENGTHS, "--electra_model", str(plain), "--input", "-"]
+    flags += ["--output", str(tmp_path / "out.jsonl")]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parents[1] / "run_inference.py"), *flags],
         input=f'{good}\n{good}\n{{"bad"\n{good}\n',
