@@ -26,8 +26,8 @@ import example_builder
 import files
 import tfrecords
 from command_line import UsageError, parse, run_program
-from configuration import DatasetConfig
 from corpus import Document, Source, SourceInspection
+from dataset_configuration import DatasetConfig
 from tokenization import Vocabulary, build_tokenizer, load_vocabulary
 from worker_processes import worker_pool
 

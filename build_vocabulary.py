@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 import corpus
 from command_line import UsageError, parse, run_program
-from configuration import VocabularyConfig
 from corpus import Source
+from dataset_configuration import VocabularyConfig
 from tokenization import SPECIAL_PIECES, Vocabulary, normalizer
 
 # As many characters as BERT's multilingual trainers keep; rarer ones become [UNK].

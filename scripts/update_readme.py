@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import configuration
 import conversion_configuration
+import dataset_configuration
 import files
 import squad_configuration
 from command_line import flag_table
@@ -19,7 +20,8 @@ from command_line import flag_table
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "squad.md")
 _TABLE = re.compile(r"(<!-- flags: (\w+) -->\n).*?(<!-- /flags -->)", re.DOTALL)
-_SETTINGS = vars(configuration) | vars(squad_configuration) | vars(conversion_configuration)
+_MODULES = (configuration, dataset_configuration, squad_configuration, conversion_configuration)
+_SETTINGS = {name: value for module in _MODULES for name, value in vars(module).items()}
 
 
 def with_current_tables(text: str) -> str:

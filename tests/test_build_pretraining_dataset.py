@@ -19,8 +19,8 @@ import pytest
 import zstandard
 
 import build_pretraining_dataset as program
-from configuration import DatasetConfig
 from corpus import Source
+from dataset_configuration import DatasetConfig
 from example_builder import build_examples, document_key, join_segments
 from tokenization import SPECIAL_PIECES, Vocabulary
 

@@ -14,7 +14,8 @@ import pytest
 
 import command_line
 from command_line import UsageError, flag_table, from_dictionary, option, parse, require
-from configuration import DatasetConfig, PretrainingConfig, VocabularyConfig
+from configuration import PretrainingConfig
+from dataset_configuration import DatasetConfig, VocabularyConfig
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {

@@ -7,7 +7,8 @@ from dataclasses import MISSING
 import pytest
 
 from command_line import UsageError, from_dictionary, parse
-from configuration import DatasetConfig, PretrainingConfig, VocabularyConfig, max_predictions
+from configuration import PretrainingConfig, max_predictions
+from dataset_configuration import DatasetConfig, VocabularyConfig
 
 # NVIDIA/DeepLearningExamples, ELECTRA, run_pretraining.py: every flag with its default.
 NVIDIA_DEFAULTS = {

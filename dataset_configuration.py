@@ -1,0 +1,70 @@
+"""Every setting of the programs that make vocabularies and training examples: one field = one flag."""
+
+from dataclasses import MISSING, dataclass
+
+from command_line import option, require
+
+
+@dataclass
+class DatasetConfig:
+    """Settings of build_pretraining_dataset.py."""
+
+    corpus_dir: str = option(
+        MISSING, "folder tree of .txt, .txt.gz, .txt.bz2 and .txt.zst files", group="corpus"
+    )
+    vocab_file: str = option(MISSING, "WordPiece vocabulary, one piece a line", group="corpus")
+    output_dir: str = option(MISSING, "folder of the TFRecord shards", group="output")
+    max_seq_length: int = option(128, "tokens in an example", group="output")
+    num_out_files: int = option(1000, "number of shards", group="output")
+    held_out_fraction: float = option(
+        0.0, "share of the documents kept for evaluation, in <output_dir>/held_out", group="output"
+    )
+    num_processes: int = option(1, "worker processes; the output does not depend on it", group="work")
+    seed: int = option(1314, "seed of the segment lengths and of the held-out choice", group="work")
+    blanks_separate_docs: bool = option(
+        True, "a blank line ends a document; False makes each file one document", group="corpus"
+    )
+    do_lower_case: bool | None = option(
+        None,
+        "lower-case the text; default the record beside the vocabulary, else True",
+        group="corpus",
+        negative="--no_lower_case",
+    )
+    strict: bool = option(False, "stop at a file that is not UTF-8 instead of skipping it", group="corpus")
+
+    def __post_init__(self):
+        for name in ("num_out_files", "num_processes"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
+        require(
+            0.0 <= self.held_out_fraction < 1.0,
+            "held_out_fraction",
+            self.held_out_fraction,
+            "must be in [0, 1)",
+        )
+
+
+@dataclass
+class VocabularyConfig:
+    """Settings of build_vocabulary.py."""
+
+    corpus_dir: str = option(
+        MISSING, "folder tree of .txt, .txt.gz, .txt.bz2 and .txt.zst files", group="vocabulary"
+    )
+    output: str = option(
+        "vocab.txt", "vocabulary to write; its options are recorded beside it", group="vocabulary"
+    )
+    vocab_size: int = option(30522, "number of pieces, the five special ones included", group="vocabulary")
+    min_frequency: int = option(2, "times a pair of pieces must occur to be merged", group="vocabulary")
+    do_lower_case: bool = option(True, "lower-case the text", group="vocabulary", negative="--no_lower_case")
+    strip_accents: bool | None = option(
+        None, "drop accents; default the same as --do_lower_case, as in BERT", group="vocabulary"
+    )
+    strict: bool = option(
+        False, "stop at a file that is not UTF-8 instead of skipping it", group="vocabulary"
+    )
+
+    def __post_init__(self):
+        # The special pieces, and a character with its form inside a word.
+        require(self.vocab_size >= 7, "vocab_size", self.vocab_size, "must be at least 7")
+        require(self.min_frequency >= 1, "min_frequency", self.min_frequency, "must be at least 1")
