@@ -408,3 +408,12 @@ def test_every_locked_package_has_hashes_and_no_address(lock):
     blocks = re.split(r"\n(?=[a-z0-9.-]+==)", text)[1:]
     assert blocks and all("--hash=sha256:" in block for block in blocks)
     assert "://" not in text and "torch" not in locked_versions(lock)
+
+
+@pytest.mark.parametrize("build", ["cpu", "gpu"])
+def test_locks_that_are_installed_together_name_the_same_versions(build):
+    together = [locked_versions(f"requirements-{name}.lock") for name in (build, "tests", "horovod")]
+    for package in set().union(*together):
+        versions = {tuple(sorted(lock[package])) for lock in together if package in lock}
+        longest = max(versions, key=len)
+        assert all(set(found) <= set(longest) for found in versions), (package, versions)
