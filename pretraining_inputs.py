@@ -60,14 +60,12 @@ class Start:
         step: updates done already.
         new_phase: the checkpoint is phase 1's, and gives a second phase its weights alone.
         skipped_updates: the ranges whose data is left out, those of earlier restarts first.
-        global_batch_size: the checkpoint's, for a run of another number of workers to keep; else 0.
         checkpoint: to restore, on worker 0 alone; None for initial or random weights.
     """
 
     step: int = 0
     new_phase: bool = False
     skipped_updates: list[tuple[int, int]] = dataclasses.field(default_factory=list)
-    global_batch_size: int = 0
     checkpoint: Checkpoint | None = None
 
 
@@ -103,31 +101,26 @@ def find_start(config: PretrainingConfig, inputs: Inputs, workers: Workers) -> S
     Raises:
         UsageError: nothing to restore, a run that is there already, other settings than the checkpoint's.
     """
-    found = Start()
+    checkpoint = None
 
     def find() -> list:
-        nonlocal found
-        found = _find_start(config, inputs, workers)
-        return [found.step, found.new_phase, found.skipped_updates, found.global_batch_size]
+        nonlocal checkpoint
+        checkpoint = _find_checkpoint(config)
+        if checkpoint is None:
+            return [0, False, config.skipped_ranges(), 0]
+        new_phase = checkpoint.state["phase"] != config.phase
+        kept = 0
+        if not new_phase:
+            kept = checkpointing.other_layout_batch(checkpoint, workers.size, config.global_batch_size)
+            keep_global_batch_size(config, kept)
+        now = meaning(config, inputs, workers, weights_only=new_phase)
+        checkpointing.check_meaning(checkpoint, now, allow_change=config.allow_config_change)
+        skipped = _merge_skipped(config, None if new_phase else checkpoint)
+        return [0 if new_phase else checkpoint.step, new_phase, skipped, kept]
 
-    step, new_phase, skipped, global_batch_size = workers.share(find)
-    keep_global_batch_size(config, global_batch_size)
-    return Start(step, new_phase, [tuple(pair) for pair in skipped], global_batch_size, found.checkpoint)
-
-
-def _find_start(config: PretrainingConfig, inputs: Inputs, workers: Workers) -> Start:
-    checkpoint = _find_checkpoint(config)
-    if checkpoint is None:
-        return Start(skipped_updates=config.skipped_ranges())
-    new_phase = checkpoint.state["phase"] != config.phase
-    kept = 0
-    if not new_phase:
-        kept = checkpointing.other_layout_batch(checkpoint, workers.size, config.global_batch_size)
-        keep_global_batch_size(config, kept)
-    now = meaning(config, inputs, workers, weights_only=new_phase)
-    checkpointing.check_meaning(checkpoint, now, allow_change=config.allow_config_change)
-    skipped = _merge_skipped(config, None if new_phase else checkpoint)
-    return Start(0 if new_phase else checkpoint.step, new_phase, skipped, kept, checkpoint)
+    step, new_phase, skipped, kept = workers.share(find)
+    keep_global_batch_size(config, kept)
+    return Start(step, new_phase, [tuple(pair) for pair in skipped], checkpoint)
 
 
 def meaning(

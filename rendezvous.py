@@ -1,7 +1,7 @@
 """The meeting point at which Horovod's workers find each other without MPI: an HTTP server and variables.
 
-Horovod's own server and its numbering are used; only who starts the workers differs (start_workers.py on one
-machine, slurm_workers.py under srun). Nothing here loads TensorFlow.
+Horovod's own server and its numbering are used; start_workers.py starts the workers. Nothing here loads
+TensorFlow.
 """
 
 import threading

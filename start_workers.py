@@ -5,7 +5,7 @@
 Worker 0 prints as if it were alone; the lines of the others begin with their number. What differs from
 `horovodrun -np 4`: the exit code is that of the worker that failed first, which is named; SIGTERM and Ctrl-C
 leave the workers the time that they need to save; and workers end when this program is killed. For several
-machines there are horovodrun -H and run.sub.
+machines there is horovodrun -H.
 """
 
 import ctypes

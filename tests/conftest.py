@@ -75,3 +75,15 @@ def runs(tmp_path_factory, language):
     from training_runs import Runs
 
     return Runs(tmp_path_factory.mktemp("results"), language)
+
+
+@pytest.fixture(scope="module")
+def workers(runs, tmp_path_factory):
+    """The same by several workers; skips where Horovod is not installed, and kills what is left over."""
+    from worker_jobs import WorkerRuns, need_horovod
+
+    need_horovod()
+    started = WorkerRuns(runs, tmp_path_factory.mktemp("jobs"))
+    yield started
+    for job in started.jobs:
+        job.close()

@@ -16,15 +16,6 @@ from command_line import UsageError
 from configuration import accumulation_steps
 
 
-@pytest.fixture(scope="module")
-def workers(runs: Runs, tmp_path_factory) -> WorkerRuns:
-    need_horovod()
-    started = WorkerRuns(runs, tmp_path_factory.mktemp("jobs"))
-    yield started
-    for job in started.jobs:
-        job.close()
-
-
 def test_a_global_batch_that_does_not_divide_says_which_numbers_of_workers_do():
     assert accumulation_steps(96, 8, 1, 4) == 3
     with pytest.raises(UsageError, match=r"x 5 workers; .* divides among 1, 2, 3, 4, 6, 12 workers"):

@@ -7,23 +7,13 @@ import signal
 
 import numpy as np
 import pytest
-from training_runs import Runs
-from worker_jobs import Job, WorkerRuns, need_horovod
+from worker_jobs import Job, WorkerRuns
 
 pytestmark = pytest.mark.slow
 
 # Long enough to be hit in the middle, with a checkpoint every few updates.
 LONG = {"num_train_steps": 160, "save_checkpoints_steps": 20, "log_freq": 5, "train_batch_size": 2}
 LAST = "ckpt-160"
-
-
-@pytest.fixture(scope="module")
-def workers(runs: Runs, tmp_path_factory) -> WorkerRuns:
-    need_horovod()
-    started = WorkerRuns(runs, tmp_path_factory.mktemp("jobs"))
-    yield started
-    for job in started.jobs:
-        job.close()
 
 
 @pytest.fixture(scope="module")
