@@ -31,12 +31,10 @@ def worker_pool(
         initargs=(initializer, initargs),
     )
     try:
-        # Ctrl-C reaches the whole process group, but the parent alone decides what happens then: the workers,
-        # which are started by the first tasks, inherit that it is blocked.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        for _ in range(count):
-            pool.submit(os.getpid)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        # The first tasks start the workers.
+        with _signals_deferred():
+            for _ in range(count):
+                pool.submit(os.getpid)
         yield pool
     except BrokenProcessPool:
         # Until Python 3.11.5 a pool whose workers died while it sent them data waits for ever for the pipe to
@@ -46,6 +44,29 @@ def worker_pool(
         raise RunFailure("a worker process died (out of memory?); run the command again to go on") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait while processes start: one that is cut off from its parent would complain.
+
+    Ctrl-C reaches the whole process group, but the parent alone decides what happens: its workers inherit
+    that SIGINT is blocked. That alone does not make the parent wait: another thread may take the signal.
+    """
+    arrived = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {
+        number: signal.signal(number, lambda number, frame: arrived.append(number)) for number in numbers
+    }
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number in arrived:
+        signal.raise_signal(number)
 
 
 def _set_up_worker(initializer: Callable | None, initargs: tuple) -> None:

@@ -9,17 +9,34 @@ import pytest
 from training_runs import ROOT
 
 PROGRAM = """
-    import os, signal, sys, time
+    import multiprocessing.util, os, signal, sys, threading, time
     from command_line import run_program
     from worker_processes import worker_pool
 
     def measure(text):
         return len(text)
 
+    def interrupt(text):
+        return 0
+
     def die(text):
         os.kill(os.getpid(), signal.SIGKILL)
 
+    start_process = multiprocessing.util.spawnv_passfds
+
+    def start_and_interrupt(*arguments):
+        process = start_process(*arguments)
+        # Python starts a process to keep track of its resources the same way, and before the workers.
+        if "--multiprocessing-fork" in map(os.fsdecode, arguments[1]):
+            os.killpg(0, signal.SIGINT)
+            time.sleep(0.2)
+        return process
+
     def main():
+        if "{task}" == "interrupt":
+            # Another thread may take the signal, whatever the main thread has blocked.
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+            multiprocessing.util.spawnv_passfds = start_and_interrupt
         with worker_pool(2) as pool:
             # More than the pipe to the workers holds, so that the pool is in the midst of sending.
             tasks = [pool.submit({task}, "x" * 4_000_000) for _ in range(40)]
@@ -39,6 +56,7 @@ def _run(tmp_path, task: str) -> subprocess.CompletedProcess:
         text=True,
         timeout=60,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        process_group=0,
     )
 
 
@@ -52,3 +70,8 @@ def test_a_dead_worker_ends_the_program_even_while_it_is_being_sent_data(tmp_pat
     done = _run(tmp_path, "die")
     assert done.returncode == 1 and "a worker process died" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_interrupt_between_the_start_of_a_worker_and_its_first_data_is_one_line(tmp_path):
+    done = _run(tmp_path, "interrupt")
+    assert (done.returncode, done.stderr) == (130, "program.py: error: interrupted\n")
