@@ -34,7 +34,7 @@ class RunFailure(Exception):
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived in a program that has no checkpoint to write; cleans up as Ctrl-C does."""
+    """SIGTERM or SIGUSR1 arrived in a program that has no checkpoint to write; cleans up as Ctrl-C does."""
 
 
 def option(
@@ -120,7 +120,8 @@ def run_program(main: Callable[[], int | None]) -> typing.NoReturn:
     """Run a program's `main` and exit with the code that says how it ended."""
     program = Path(sys.argv[0]).name
     try:
-        signal.signal(signal.SIGTERM, _raise_terminated)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _raise_terminated)
         code = main() or 0
         sys.stdout.flush()
     except UsageError as error:
@@ -143,6 +144,9 @@ def run_program(main: Callable[[], int | None]) -> typing.NoReturn:
             code = _report(program, f"{error.filename}: {error.strerror}", EXIT_FAILURE)
         else:
             raise
+    # The outcome stands: what another worker's end or a launcher sends from here on must not change it.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 

@@ -17,11 +17,12 @@ from typing import TypeVar
 
 import numpy as np
 
+import slurm_workers
 from command_line import EXIT_FAILURE, EXIT_USAGE, RunFailure, UsageError
 
 T = TypeVar("T")
 
-# How Horovod's launcher, Open MPI and Slurm's PMIx tell a process that it is one of several.
+# How Horovod's launcher, Open MPI and MPICH tell a process that it is one of several.
 _SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 # Gradients travel in parcels of so many bytes, so that the first can leave while the last is being computed.
 _PARCEL_BYTES = 32 << 20
@@ -139,21 +140,25 @@ class Workers:
     def sum_gradients(self, gradients: Mapping[str, object], as_float16: bool) -> dict:
         """Sums over the workers of dense gradients by name, inside a graph.
 
-        They travel in fused parcels of 32 MB, those that backpropagation makes first ahead, so that sending
-        and computing overlap.
+        They travel in parcels of 32 MB, those that backpropagation makes first ahead, so that sending and
+        computing overlap. A parcel is one tensor: the order in which its elements are summed over three and
+        more workers follows from their places in it, where Horovod's own fusion would make it follow from
+        which gradients happen to be ready together, and no two runs would be equal.
 
         Args:
             as_float16: send half the bytes.
         """
         if self.size == 1:
             return dict(gradients)
-        hvd, _ = _horovod()
-        compression = hvd.Compression.fp16 if as_float16 else hvd.Compression.none
+        hvd, tf = _horovod()
         summed = {}
         for parcel in _parcels(gradients):
-            sent = [gradients[name] for name in parcel]
-            totals = hvd.grouped_allreduce(sent, op=hvd.Sum, compression=compression)
-            summed |= dict(zip(parcel, totals, strict=True))
+            sizes = [int(np.prod(gradients[name].shape)) for name in parcel]
+            sent = tf.concat([tf.reshape(gradients[name], [-1]) for name in parcel], axis=0)
+            compression = hvd.Compression.fp16 if as_float16 else hvd.Compression.none
+            totals = tf.split(hvd.allreduce(sent, op=hvd.Sum, compression=compression), sizes)
+            for name, total in zip(parcel, totals, strict=True):
+                summed[name] = tf.reshape(total, gradients[name].shape)
         return {name: summed[name] for name in gradients}
 
     def sum_in_graph(self, value):
@@ -211,22 +216,33 @@ def find_workers(stall_timeout: int = 600, *, log_all_ranks: bool = False) -> Wo
         log_all_ranks: let the others print too.
 
     Raises:
-        UsageError: the process was started as one of several, and Horovod is not installed.
+        UsageError: the process was started as one of several, and Horovod is not installed or not for that.
+        RunFailure: tasks of Slurm that do not find each other.
     """
-    sizes = [os.environ[name] for name in _SIZE_VARIABLES if name in os.environ]
-    if all(size == "1" for size in sizes):
+    launcher = next((os.environ[name] for name in _SIZE_VARIABLES if name in os.environ), None)
+    size = slurm_workers.number_of_tasks(os.environ) if launcher is None else int(launcher)
+    if size == 1:
         return ALONE
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Horovod's own limits come later than stall_watch.py's, which can say what each worker is doing.
     os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(2 * stall_timeout))
     os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(2 * stall_timeout))
+    # No fusion but that of sum_gradients, which says why.
+    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     try:
         import horovod.tensorflow as hvd
     except ImportError as error:
         raise UsageError(
-            f"one of {sizes[0]} workers, and no Horovod ({error}): bash scripts/install.sh --horovod"
+            f"one of {size} workers, and no Horovod ({error}): bash scripts/install.sh --horovod"
         ) from None
+    if launcher is None and not ("PMIX_RANK" in os.environ and hvd.mpi_built()):
+        os.environ.update(slurm_workers.meet(os.environ))
     hvd.init()
+    if hvd.size() != size:
+        raise UsageError(
+            f"started as one of {size} workers, and Horovod, compiled without MPI, finds {hvd.size()}: "
+            "start them with start_workers.py, horovodrun --gloo or srun --mpi=none"
+        )
     workers = Workers(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
     if not workers.is_main and not log_all_ranks:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as the process)

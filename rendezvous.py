@@ -4,6 +4,7 @@ Horovod's own server and its numbering are used; start_workers.py starts the wor
 TensorFlow.
 """
 
+import socket
 import threading
 from collections.abc import Sequence
 
@@ -58,6 +59,20 @@ def variables(slot, address: str, port: int) -> dict[str, str]:
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
         "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
     }
+
+
+def interface_towards(address: str) -> str:
+    """The name of this machine's network interface from which an IPv4 address is reached."""
+    import psutil
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Sends nothing: the system only looks up the way.
+        probe.connect((address, 9))
+        own = probe.getsockname()[0]
+    names = (
+        name for name, found in psutil.net_if_addrs().items() if own in (entry.address for entry in found)
+    )
+    return next(names, "lo")
 
 
 def _horovod_runner():

@@ -49,7 +49,7 @@ class Job:
 
     def run(self) -> int:
         """Start all, wait for all; returns the exit code of the first that failed, else 0."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._pass_on)
         port = rendezvous.serve(self._slots, "127.0.0.1")
         for slot in self._slots:

@@ -218,10 +218,11 @@ def add_sums(left: Mapping, right: Mapping) -> dict:
 
 
 class StopSignal:
-    """Remembers SIGTERM and Ctrl-C, so that the loop can stop and save; a second one kills.
+    """Remembers SIGTERM, SIGUSR1 and Ctrl-C, so that the loop can stop and save; a second one kills.
 
     Batch systems and `timeout` signal the whole process group, and a launcher in it passes the signal on, so
-    what comes within two seconds of the first is taken for the same.
+    what comes within two seconds of the first is taken for the same. SIGUSR1 is what Slurm can send ahead of
+    a time limit, and what srun hands to its tasks.
     """
 
     _SAME_SIGNAL_SECONDS = 2.0
@@ -229,12 +230,12 @@ class StopSignal:
     def __init__(self):
         self.exit_code = 0
         self._first_at = 0.0
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._remember)
 
     def _remember(self, number, frame):
         if not self.exit_code:
-            self.exit_code = EXIT_TERMINATED if number == signal.SIGTERM else EXIT_INTERRUPTED
+            self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
             self._first_at = time.monotonic()
         elif time.monotonic() - self._first_at > self._SAME_SIGNAL_SECONDS:
             signal.signal(number, signal.SIG_DFL)

@@ -7,7 +7,7 @@ set -euo pipefail
 
 # fail MESSAGE: the one line and the exit code of a user's mistake.
 fail() {
-  echo "${0##*/}: error: $1" >&2
+  echo "${program:-${0##*/}}: error: $1" >&2
   exit 2
 }
 
@@ -35,7 +35,8 @@ read_settings() {
 
 # settle_device GPUS_NAME: sets `precision` and `xla` from PRECISION and XLA or what the machine has, `python`, and
 # `workers`, what goes before a program that is to run as several. GPUS_NAME is the setting that holds the number of
-# GPUs, or on a machine without any of processes; by default as many as there are GPUs.
+# GPUs, or on a machine without any of processes; by default as many as there are GPUs. With START=srun the workers
+# are the tasks of this Slurm job instead.
 settle_device() {
   local gpus_found=0 gpus
   if command -v nvidia-smi > /dev/null; then gpus_found=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true); fi
@@ -50,7 +51,22 @@ settle_device() {
   [[ $gpus =~ ^[1-9][0-9]*$ ]] || fail "$1 '$gpus' is no positive number"
   settle_python
   workers=()
-  ((gpus == 1)) || workers=("$python" start_workers.py --workers "$gpus" --)
+  if [[ ${START:-} == srun ]]; then
+    settle_srun
+  elif ((gpus > 1)); then
+    workers=("$python" start_workers.py --workers "$gpus" --)
+  fi
+}
+
+# settle_srun: sets `workers`, and `python` to the container's where CONTAINER names an image.
+settle_srun() {
+  # A task that fails ends the others itself and says why; srun, which would kill them before, waits for that.
+  workers=(srun --kill-on-bad-exit=0 --wait=60)
+  [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || workers+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
+  [[ -n ${CONTAINER:-} ]] || return 0
+  workers+=(--container-image="$CONTAINER" --container-workdir="$PWD"
+    --container-mounts="$PWD:$PWD${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}")
+  python=${PYTHON:-python3}
 }
 
 # settle_python: sets `python` to PYTHON, else the one that scripts/install.sh made, else the machine's.
@@ -67,22 +83,27 @@ supervised() {
   command=(bash scripts/supervise.sh --max_restarts "$RESTARTS" --checkpoints "$1" -- "${command[@]}")
 }
 
-# run_to_end COMMAND...: returns its exit code. It runs in the background, so that SIGTERM and Ctrl-C at the
-# launcher reach it at once; it may take its time to save. `was_signalled` says whether one came.
+# run_to_end COMMAND...: returns its exit code. It runs in the background, so that SIGTERM, Ctrl-C and Slurm's SIGUSR1
+# at the launcher reach it at once, as SIGTERM; it may take its time to save. `was_signalled` is which came last.
 run_to_end() {
-  local child='' status signalled=''
+  local child='' status name signalled='' passed=TERM
+  # srun kills its tasks when it gets SIGTERM; SIGUSR1 it hands to them, and they take it for the same.
+  [[ ${START:-} != srun ]] || passed=USR1
   was_signalled=''
-  trap 'signalled=1 was_signalled=1; [[ -z $child ]] || kill -TERM "$child" 2> /dev/null || true' TERM INT
+  for name in TERM INT USR1; do
+    # shellcheck disable=SC2064 # the names are put in now
+    trap "signalled=$name was_signalled=$name; [[ -z \$child ]] || kill -$passed \$child 2> /dev/null || true" "$name"
+  done
   "$@" &
   child=$!
-  [[ -z $signalled ]] || kill -TERM "$child" 2> /dev/null || true
+  [[ -z $signalled ]] || kill "-$passed" "$child" 2> /dev/null || true
   # A signal ends `wait` early; the status that counts is that of the command itself.
   while true; do
     signalled='' status=0
     wait "$child" || status=$?
     [[ -n $signalled ]] || break
   done
-  trap - TERM INT
+  trap - TERM INT USR1
   return "$status"
 }
 
@@ -91,7 +112,7 @@ run_logged() {
   local log=$1 copy copier status=0
   shift
   # A signal to the whole group must not end the copying: a broken pipe would end the command while it saves.
-  exec {copy}> >(trap '' TERM INT && exec tee -a "$log")
+  exec {copy}> >(trap '' TERM INT USR1 && exec tee -a "$log")
   copier=$!
   run_to_end "$@" >&"$copy" 2>&1 || status=$?
   exec {copy}>&-
@@ -110,3 +131,9 @@ best_cpu_precision() {
 
 # number KEY FILE: the last number that a JSON file or log of ours has under KEY; nothing where there is none.
 number() { grep -oE "\"$1\": [-+.0-9eE]+" "$2" | tail -n 1 | cut -d' ' -f2 || true; }
+
+# newest_checkpoint FOLDER: the last checkpoint below it that was finished, or nothing.
+newest_checkpoint() {
+  [[ -d $1 ]] || return 0
+  find "$1" -type d -name 'ckpt-*' -printf '%T@ %p\n' 2> /dev/null | sort -n | tail -n 1 | cut -d' ' -f2-
+}

@@ -8,6 +8,7 @@
 # A setting is a positional (NVIDIA's order, below), else the environment variable of that name, else what
 # configs/<model size>_phase<1 or 2>.json says. NUM_GPUS over 1 needs Horovod (bash
 # scripts/install.sh --horovod). RESTARTS=N starts a phase that crashed again, up to N times (scripts/supervise.sh).
+# PHASE=1 or 2 runs that phase alone. On Slurm: run.sub.
 # What follows -- goes to run_pretraining.py, in both phases.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,7 +18,9 @@ names=(TRAIN_BATCH_SIZE_P1 LEARNING_RATE_P1 PRECISION NUM_GPUS XLA WARMUP_STEPS_
   JOB_NAME TRAIN_BATCH_SIZE_P2 LEARNING_RATE_P2 WARMUP_STEPS_P2 TRAIN_STEPS_P2
   GRADIENT_ACCUMULATION_STEPS_P2 MODEL_SIZE PRETRAIN_TFRECORDS_P1 PRETRAIN_TFRECORDS_P2 CODE_DIR
   INIT_CHECKPOINT)
-further=(RESTARTS MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1 CONFIG_P2 RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR PYTHON)
+further=(PHASE OPT_BETA_1_P1 OPT_BETA_2_P1 LR_DECAY_POWER_P1 END_LR_P1 SKIP_ADAPTIVE_P1
+  OPT_BETA_1_P2 OPT_BETA_2_P2 LR_DECAY_POWER_P2 END_LR_P2 SKIP_ADAPTIVE_P2
+  START CONTAINER CONTAINER_MOUNTS RESTARTS MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1 CONFIG_P2 RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR PYTHON)
 
 # shellcheck source=common.sh
 source scripts/common.sh
@@ -31,11 +34,13 @@ model_size=${MODEL_SIZE:-base}
 model_name=${MODEL_NAME:-$model_size}
 job_name=${JOB_NAME:-electra_pretraining}
 [[ -f configs/${model_size}_phase1.json || -n ${CONFIG_P1:-} ]] || fail "MODEL_SIZE '$model_size' is none of small, base, large"
+phase=${PHASE:-both}
+[[ $phase == 1 || $phase == 2 || $phase == both ]] || fail "PHASE '$phase' is none of 1, 2, both"
 mkdir -p "$results"
 
 # run_phase PHASE CONFIG DATA RESTORE BATCH RATE WARMUP STEPS ACCUMULATION
 run_phase() {
-  local log status=0
+  local log name value status=0
   command=("${workers[@]}" "$python" run_pretraining.py --config "$2" --model_name "$model_name" --model_size "$model_size"
     --results_dir "$results" --pretrain_tfrecords "$3" --precision "$precision")
   [[ $xla == no_xla ]] || command+=(--xla)
@@ -50,6 +55,10 @@ run_phase() {
   else
     flag gradient_accumulation_steps 1
   fi
+  for name in OPT_BETA_1 OPT_BETA_2 LR_DECAY_POWER END_LR SKIP_ADAPTIVE; do
+    value=${name}_P$1
+    flag "${name,,}" "${!value:-}"
+  done
   flag save_checkpoints_steps "${SAVE_CHECKPOINT_STEPS:-}"
   flag optimizer "${OPTIMIZER:-}"
   flag seed "${SEED:-}"
@@ -73,11 +82,15 @@ fi
 restore_p2=
 [[ ${RESTORE_CHECKPOINT:-true} != true ]] || restore_p2=latest
 
-run_phase 1 "${CONFIG_P1:-configs/${model_size}_phase1.json}" \
-  "${PRETRAIN_TFRECORDS_P1:-${data}_128_$corpus/pretrain_data*}" "$restore_p1" \
-  "${TRAIN_BATCH_SIZE_P1:-}" "${LEARNING_RATE_P1:-}" "${WARMUP_STEPS_P1:-}" "${TRAIN_STEPS_P1:-}" \
-  "${GRADIENT_ACCUMULATION_STEPS_P1:-}"
-run_phase 2 "${CONFIG_P2:-configs/${model_size}_phase2.json}" \
-  "${PRETRAIN_TFRECORDS_P2:-${data}_512_$corpus/pretrain_data*}" "$restore_p2" \
-  "${TRAIN_BATCH_SIZE_P2:-}" "${LEARNING_RATE_P2:-}" "${WARMUP_STEPS_P2:-}" "${TRAIN_STEPS_P2:-}" \
-  "${GRADIENT_ACCUMULATION_STEPS_P2:-}"
+if [[ $phase != 2 ]]; then
+  run_phase 1 "${CONFIG_P1:-configs/${model_size}_phase1.json}" \
+    "${PRETRAIN_TFRECORDS_P1:-${data}_128_$corpus/pretrain_data*}" "$restore_p1" \
+    "${TRAIN_BATCH_SIZE_P1:-}" "${LEARNING_RATE_P1:-}" "${WARMUP_STEPS_P1:-}" "${TRAIN_STEPS_P1:-}" \
+    "${GRADIENT_ACCUMULATION_STEPS_P1:-}"
+fi
+if [[ $phase != 1 ]]; then
+  run_phase 2 "${CONFIG_P2:-configs/${model_size}_phase2.json}" \
+    "${PRETRAIN_TFRECORDS_P2:-${data}_512_$corpus/pretrain_data*}" "$restore_p2" \
+    "${TRAIN_BATCH_SIZE_P2:-}" "${LEARNING_RATE_P2:-}" "${WARMUP_STEPS_P2:-}" "${TRAIN_STEPS_P2:-}" \
+    "${GRADIENT_ACCUMULATION_STEPS_P2:-}"
+fi

@@ -32,18 +32,12 @@ for name in max_restarts pause; do
 done
 say() { echo "supervise.sh: $1" >&2; }
 
-# newest: the last checkpoint that was finished, or nothing.
-newest() {
-  [[ -d $checkpoints ]] || return 0
-  find "$checkpoints" -type d -name 'ckpt-*' -printf '%T@ %p\n' 2> /dev/null | sort -n | tail -n 1 | cut -d' ' -f2-
-}
-
 restarts=0 wait=$pause left_before=none
 while true; do
   status=0
   run_to_end "$@" || status=$?
   if ((status == 0 || status == 2)) || [[ -n $was_signalled ]]; then exit "$status"; fi
-  left=$(newest)
+  left=$(newest_checkpoint "$checkpoints")
   if [[ $left_before == "$left" ]]; then
     say "ended with status $status, and twice in a row without a new checkpoint (${left:-there is none}): giving up"
     exit "$status"
