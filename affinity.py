@@ -8,7 +8,6 @@ here loads TensorFlow.
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -34,7 +33,7 @@ _NUMBERS = (
     ("PMIX_LOCAL_RANK", ("PMIX_LOCAL_SIZE",)),
     ("SLURM_LOCALID", ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE")),
 )
-# Set by scripts/bind.sh: 1/4: one of the four workers here has these processors, 4/4: all four have.
+# Set by scripts/bind.sh. 1/4: one of the four workers here has these processors, 4/4: all four have.
 _BOUND = "BOUND_WORKERS"
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=uuid,pci.bus_id", "--format=csv,noheader")
 
@@ -188,13 +187,14 @@ def local_numbers(environment: Mapping[str, str]) -> tuple[int, int]:
         size_name = next((name for name in size_names if name in environment), None)
         if size_name is None:
             raise UsageError(f"{rank_name} is set, and {' or '.join(size_names)} is not")
+        rank_text, size_text = environment[rank_name], environment[size_name]
         try:
-            rank = int(environment[rank_name])
-            size = _size_of_node(environment[size_name], int(environment.get("SLURM_NODEID", 0)))
+            rank = int(rank_text)
+            size = _size_of_node(size_text, int(environment.get("SLURM_NODEID", 0)))
         except (ValueError, IndexError):
-            raise UsageError(f"{rank_name} or {size_name} makes no sense: {environment[size_name]}") from None
+            raise UsageError(f"{rank_name} {rank_text}, {size_name} {size_text}: make no sense") from None
         if not 0 <= rank < size:
-            raise UsageError(f"{rank_name} {rank}: out of range for {size_name} {environment[size_name]}")
+            raise UsageError(f"{rank_name} {rank}: out of range, {size_name} is {size_text}")
         return rank, size
     return 0, 1
 
@@ -330,8 +330,8 @@ def _size_of_node(text: str, node: int) -> int:
         return int(text)
     counts = []
     for piece in text.split(","):
-        count, times = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", piece).groups("1")
-        counts += [int(count)] * int(times)
+        count, _, times = piece.partition("(x")
+        counts += [int(count)] * int(times.rstrip(")") or 1)
     return counts[node]
 
 
