@@ -206,28 +206,31 @@ def test_the_command_takes_the_scripts_place_and_gets_its_signals(machine):
     assert started.communicate(timeout=30)[0] == "saved\n" and started.returncode == 143
 
 
-def test_two_real_workers_get_a_processor_each(machine):
-    """On this machine, with its own taskset: as many processors as it has, none of them twice."""
+def test_real_workers_get_processors_of_their_own_and_none_beyond_the_launchers(machine):
+    """On this machine, with its own taskset."""
     here, taskset = sorted(os.sched_getaffinity(0)), shutil.which("taskset")
     if len(here) < 2 or taskset is None:
         pytest.skip("needs two processors and taskset")
     machine.without("numactl", "taskset")
     (machine.programs / "taskset").symlink_to(taskset)
-    own = []
-    for rank in (0, 1):
+    say = "import os; print(*sorted(os.sched_getaffinity(0)))"
+
+    def own(option: str, rank: int, allowed: list[int]) -> list[int]:
         environment = machine.environment(rank, 2, CUDA_VISIBLE_DEVICES="")
         del environment["SYS_ROOT"]
-        say = "import os; print(*sorted(os.sched_getaffinity(0)))"
         done = subprocess.run(
-            machine.command("--cpu=exclusive", "--mem=off", "--", sys.executable, "-c", say),
+            machine.command(option, "--mem=off", "--", sys.executable, "-c", say),
             env=environment,
             capture_output=True,
             text=True,
             timeout=60,
+            preexec_fn=lambda: os.sched_setaffinity(0, allowed),
         )
         assert (done.returncode, done.stderr) == (0, "")
-        own.append(list(map(int, done.stdout.split())))
-    assert all(own) and not set(own[0]) & set(own[1])
-    assert set(own[0] + own[1]) <= set(here) and (
-        len(here) < os.cpu_count() or sorted(own[0] + own[1]) == here
-    )
+        return list(map(int, done.stdout.split()))
+
+    first, second = own("--cpu=exclusive", 0, here), own("--cpu=exclusive", 1, here)
+    assert first and second and not set(first) & set(second) and set(first + second) <= set(here)
+    if len(here) == os.cpu_count():
+        assert sorted(first + second) == here
+    assert own("--cpu=node", 0, here[-1:]) == here[-1:]
