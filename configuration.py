@@ -184,6 +184,12 @@ class PretrainingConfig:
     check_replicas_steps: int = option(
         1000, "compare the weights of all workers every so many updates; 0 never", group="workers"
     )
+    affinity: str = option(
+        "none",
+        "processors of a worker: socket, those of its GPU's NUMA node; socket_unique, its own part of them",
+        group="workers",
+        choices=("none", "socket", "socket_unique"),
+    )
     stall_timeout: int = option(
         600, "seconds that a worker may keep the others waiting before all end", group="workers"
     )

@@ -4,20 +4,22 @@ import ctypes
 import os
 import platform
 
+from affinity import take_processors
 from command_line import UsageError
 from distributed import Workers
 
 _DTYPE_POLICIES = {"fp32": "float32", "tf32": "float32", "amp": "mixed_float16", "bf16": "mixed_bfloat16"}
 
 
-def take_share(workers: Workers) -> None:
-    """Take the GPU of this worker's local rank, or on the CPU its share of the threads.
+def take_share(workers: Workers, affinity: str) -> None:
+    """Take the processors of --affinity, and the GPU of this worker's local rank or its share of the threads.
 
     To be called before anything is computed or exchanged; a single worker takes all there is.
 
     Raises:
         UsageError: more workers on this machine than GPUs, where it has any.
     """
+    sharing = take_processors(affinity, workers.local_rank, workers.local_size)
     if workers.size == 1:
         return
     import tensorflow as tf
@@ -32,7 +34,7 @@ def take_share(workers: Workers) -> None:
         tf.config.experimental.set_memory_growth(gpus[workers.local_rank], True)
     elif workers.local_size > 1:
         # Each would start as many threads as there are processors, and they would only displace each other.
-        threads = max(1, len(os.sched_getaffinity(0)) // workers.local_size)
+        threads = max(1, len(os.sched_getaffinity(0)) // sharing)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         # Two at least, so that an exchange with the others goes on beside computing.
         tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))

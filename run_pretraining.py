@@ -22,7 +22,7 @@ def main() -> int:
     config = parse(PretrainingConfig, description=__doc__)
     keep_freed_memory()
     workers = find_workers(config.stall_timeout, log_all_ranks=config.log_all_ranks)
-    take_share(workers)
+    take_share(workers, config.affinity)
     with workers.broken_exchange():
         return _run(config, workers)
 

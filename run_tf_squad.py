@@ -25,7 +25,7 @@ def main() -> int:
     # TensorFlow is loaded only when the flags are known to be good, or to read a checkpoint of its own.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     workers = find_workers(config.stall_timeout, log_all_ranks=config.log_all_ranks)
-    take_share(workers)
+    take_share(workers, config.affinity)
     with workers.broken_exchange():
         return _run(config, workers)
 

@@ -15,6 +15,9 @@ import files
 from command_line import UsageError
 from distributed import Workers, software
 
+# Settings that fit a machine, and may differ from one to the next.
+_OF_A_MACHINE = ("affinity",)
+
 
 def check_alike(workers: Workers, config, data: Mapping[str, str]) -> None:
     """See that all workers run the same program, with the same settings, on the same data.
@@ -28,7 +31,11 @@ def check_alike(workers: Workers, config, data: Mapping[str, str]) -> None:
     """
     if workers.size == 1:
         return
-    settings = {f"--{name}": json.dumps(value) for name, value in dataclasses.asdict(config).items()}
+    settings = {
+        f"--{name}": json.dumps(value)
+        for name, value in dataclasses.asdict(config).items()
+        if name not in _OF_A_MACHINE
+    }
     read = {f"data of --{name}": value for name, value in data.items()}
     workers.check_same({"code": _code_version(), **software(), **settings, **read})
 
