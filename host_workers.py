@@ -18,7 +18,7 @@ import child_processes
 import rendezvous
 from command_line import UsageError, run_program
 
-_SECONDS_TO_REACH = 10
+_SECONDS_TO_REACH = 5
 # For what is left in a pipe when its worker has ended; something that the worker started may hold it open.
 _SECONDS_TO_COPY = 5
 

@@ -56,7 +56,7 @@ def parse_hosts(text: str, workers: int) -> list[tuple[str, int]]:
     for entry in text.split(","):
         match = _HOST.fullmatch(entry)
         if not match:
-            raise UsageError(f"--hosts {text}: {entry!r} is not HOST:WORKERS")
+            raise UsageError(f"--hosts {text}: {entry!r} is not HOST:SLOTS")
         if match[1] in hosts:
             raise UsageError(f"--hosts {text}: {match[1]} is there twice")
         hosts[match[1]] = int(match[2])
