@@ -64,9 +64,10 @@ class Host:
         self._slots = [slot for slot in slots if slot.hostname == name]
         # The addresses and ports of the ssh connection: the client's, and this host's.
         _, _, address, _ = os.environ["SSH_CONNECTION"].split()
-        if address.startswith("127.") and len(hosts) > 1:
-            raise UsageError(f"its address is {address}, where no other host finds it")
-        self._interface = _interface(address)
+        is_loopback = address.startswith("127.")
+        if is_loopback and len(hosts) > 1:
+            raise UsageError(f"ssh reaches it at {address}, where no other host finds it")
+        self._interface = "lo" if is_loopback else _interface(address)
         if index == 0:
             port = rendezvous.serve(slots, address)
         else:

@@ -7,7 +7,8 @@
 #
 # A setting is a positional (NVIDIA's order, below), else the environment variable of that name, else what
 # configs/<model size>_phase<1 or 2>.json says. NUM_GPUS over 1 needs Horovod (bash
-# scripts/install.sh --horovod). RESTARTS=N starts a phase that crashed again, up to N times (scripts/supervise.sh).
+# scripts/install.sh --horovod). HOSTS=one:8,two:8 starts the workers on these hosts over ssh, as many as they have
+# slots or as NUM_GPUS says, with SSH_CONFIG as ssh's configuration file (docs/scaling.md). RESTARTS=N starts a phase that crashed again, up to N times (scripts/supervise.sh).
 # What follows -- goes to run_pretraining.py, in both phases.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,7 +18,8 @@ names=(TRAIN_BATCH_SIZE_P1 LEARNING_RATE_P1 PRECISION NUM_GPUS XLA WARMUP_STEPS_
   JOB_NAME TRAIN_BATCH_SIZE_P2 LEARNING_RATE_P2 WARMUP_STEPS_P2 TRAIN_STEPS_P2
   GRADIENT_ACCUMULATION_STEPS_P2 MODEL_SIZE PRETRAIN_TFRECORDS_P1 PRETRAIN_TFRECORDS_P2 CODE_DIR
   INIT_CHECKPOINT)
-further=(RESTARTS MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1 CONFIG_P2 RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR PYTHON)
+further=(HOSTS SSH_CONFIG RESTARTS MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1 CONFIG_P2 RESTORE_CHECKPOINT
+  DATA_PREP_WORKING_DIR PYTHON)
 
 # shellcheck source=common.sh
 source scripts/common.sh

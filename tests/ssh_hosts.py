@@ -59,7 +59,7 @@ class Host:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         self._wait_for(lambda: children.read_text())
         self.pid = int(children.read_text())
-        self._wait_for(Path(f"/proc/{self.pid}/root/run/up").exists)
+        self._wait_for(Path(f"/proc/{self.pid}/root", "run/up").exists)
 
     def inside(self, *command: str) -> list[str]:
         """The command that runs another one on this host."""
