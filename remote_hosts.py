@@ -197,7 +197,8 @@ class _Host:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
-        self._reader.join()
+        # Not for ever: what ssh started to get there may hold the pipes.
+        self._reader.join(_SECONDS_TO_END)
 
     def _write(self) -> None:
         try:

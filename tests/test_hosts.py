@@ -97,6 +97,7 @@ def test_every_host_that_does_not_answer_is_named(network: Network):
     assert re.search(r"host nobody: .*No route to host; host unheard-of: .*not resolve hostname", line)
 
 
+@pytest.mark.slow
 def test_hosts_that_do_not_reach_each_other_are_named(network: Network):
     network.hosts["two"].run("ip", "route", "add", "blackhole", "10.77.0.13/32")
     try:
@@ -124,6 +125,7 @@ def test_a_killed_worker_is_named_with_its_host(network: Network):
     assert "start_workers.py: error: worker 2 on two was killed by SIGKILL" in done.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_workers_of_a_lost_connection_are_named(network: Network):
     """The host's end of the connection is killed, as where a host goes down."""
     script = "[ $HOROVOD_RANK = 0 ] || { sleep 1; kill -9 $PPID; }; exec sleep 4"
