@@ -219,7 +219,7 @@ class _Host:
             elif text.strip():
                 said = text.decode(errors="replace").strip()
             if is_answer:
-                met = True
+                met, said = True, ""
                 self._take(json.loads(answer))
         code = self.process.wait()
         self._answers.put({"error": said or f"the connection ended with status {code}"})
