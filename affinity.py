@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import UsageError, run_program
+from slurm_workers import tasks_per_node
 
 # The NUMA node of each GPU, for where the kernel does not say it. Names of NVIDIA's own clusters count too.
 _DGX1 = (0, 0, 0, 0, 1, 1, 1, 1)
@@ -325,14 +326,8 @@ def _bind_threads(processors: Collection[int], before: set[int]) -> None:
 
 
 def _size_of_node(text: str, node: int) -> int:
-    """Slurm writes the tasks of nodes 0 to 2 as "4(x2),3", and of all alike as "4"."""
-    if text.isdecimal():
-        return int(text)
-    counts = []
-    for piece in text.split(","):
-        count, _, times = piece.partition("(x")
-        counts += [int(count)] * int(times.rstrip(")") or 1)
-    return counts[node]
+    """Slurm says how many tasks each node has, or how many all have."""
+    return int(text) if text.isdecimal() else tasks_per_node(text)[node]
 
 
 if __name__ == "__main__":

@@ -416,11 +416,20 @@ class StartWorkersConfig:
     """Settings of start_workers.py; the command to start follows --."""
 
     workers: int = option(
-        MISSING, "processes to start, one for each GPU where there are any", group="workers"
+        0,
+        "processes to start, one for each GPU where there are any; 0 fills --hosts",
+        group="workers",
     )
+    hosts: str = option(
+        "",
+        "HOST:SLOTS,... to start them on over ssh without passwords; default this machine",
+        group="workers",
+    )
+    ssh_config: str = option("", "configuration file for ssh; default the user's own", group="workers")
 
     def __post_init__(self):
-        require(self.workers >= 1, "workers", self.workers, "must be at least 1")
+        least = 0 if self.hosts else 1
+        require(self.workers >= least, "workers", self.workers, f"must be at least {least}")
 
 
 @dataclass

@@ -1,25 +1,28 @@
-"""Start a program as several workers on this machine and end with it.
+"""Start a program as several workers, on this machine or over ssh on others, and end with it.
 
     python start_workers.py --workers 4 -- python run_pretraining.py --model_name base ...
+    python start_workers.py --hosts one:8,two:8 -- python run_pretraining.py --model_name base ...
 
 Worker 0 prints as if it were alone; the lines of the others begin with their number. What differs from
-`horovodrun -np 4`: the exit code is that of the worker that failed first, which is named; SIGTERM and Ctrl-C
-leave the workers the time that they need to save; and workers end when this program is killed. For several
-machines there is horovodrun -H.
+`horovodrun -np 4 [-H one:2,two:2]`: the exit code is that of the worker that failed first, which is named;
+SIGTERM and Ctrl-C leave the workers the time that they need to save; workers end when this program is killed;
+and of several machines each that does not answer is named, within a minute.
 """
 
-import ctypes
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
 
+import child_processes
 import rendezvous
 from command_line import EXIT_FAILURE, UsageError, parse, run_program
 from configuration import StartWorkersConfig
+from remote_hosts import LOST, RemoteHosts, RemoteWorker, parse_hosts
 
 _POLL_SECONDS = 0.1
 # What the others get to notice that one is lost, and then to end when told to.
@@ -27,7 +30,6 @@ _SECONDS_TO_TIDY_UP = 5
 _SECONDS_TO_NOTICE = 10
 _SECONDS_TO_END = 10
 _SAME_SIGNAL_SECONDS = 2.0
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -35,25 +37,32 @@ def main() -> int:
     config = parse(StartWorkersConfig, arguments, description=__doc__)
     if not command:
         raise UsageError("no command: give it after --")
-    return Job(config.workers, command).run()
+    if not config.hosts:
+        return Job(partial(_start_here, config.workers, command)).run()
+    with RemoteHosts(parse_hosts(config.hosts, config.workers), config.ssh_config) as hosts:
+        return Job(partial(hosts.start, command)).run()
 
 
 class Job:
-    """The workers of a command."""
+    """The workers of a command, which start() starts."""
 
-    def __init__(self, workers: int, command: list[str]):
-        self._slots = rendezvous.number_slots([("localhost", workers)])
-        self._command = command
-        self._workers: list[subprocess.Popen] = []
+    def __init__(self, start: Callable[[], Iterable[Popen | RemoteWorker]]):
+        self._start = start
+        self._workers: list[Popen | RemoteWorker] = []
         self._signalled_at = 0.0
 
     def run(self) -> int:
         """Start all, wait for all; returns the exit code of the first that failed, else 0."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._pass_on)
-        port = rendezvous.serve(self._slots, "127.0.0.1")
-        for slot in self._slots:
-            self._start(slot, port)
+        try:
+            for worker in self._start():
+                self._workers.append(worker)
+        except UsageError:
+            self._send(signal.SIGKILL)
+            raise
+        if self._signalled_at:
+            self._send(signal.SIGTERM)
         failed = self._wait_for_a_failure()
         if failed is None:
             return 0
@@ -62,34 +71,14 @@ class Job:
         if self._signalled_at:
             self._wait(None)
         else:
-            _say(f"error: worker {failed} {_ending(code)}")
+            _say(f"error: worker {failed}{_place(self._workers[failed])} {_ending(code)}")
             self._wait(_SECONDS_TO_NOTICE)
         for number in (signal.SIGTERM, signal.SIGKILL):
             self._send(number)
             self._wait(_SECONDS_TO_END)
+        if code == LOST:
+            return EXIT_FAILURE
         return code if code >= 0 else 128 - code
-
-    def _start(self, slot, port: int) -> None:
-        environment = os.environ | rendezvous.variables(slot, "127.0.0.1", port)
-        environment["HOROVOD_GLOO_IFACE"] = "lo"
-        is_first = slot.rank == 0
-        try:
-            worker = subprocess.Popen(
-                self._command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=None if is_first else subprocess.PIPE,
-                stderr=None if is_first else subprocess.STDOUT,
-                preexec_fn=_end_with_parent,
-                # Ctrl-C at a terminal goes to this program alone, which passes it on once.
-                process_group=0,
-            )
-        except OSError as error:
-            self._send(signal.SIGKILL)
-            raise UsageError(f"{self._command[0]}: {error.strerror}") from None
-        self._workers.append(worker)
-        if not is_first:
-            threading.Thread(target=_copy_lines, args=(worker.stdout, slot.rank), daemon=True).start()
 
     def _wait_for_a_failure(self) -> int | None:
         while True:
@@ -138,16 +127,34 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:place], words[place + 1 :]
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _start_here(count: int, command: list[str]) -> Iterable[Popen]:
+    slots = rendezvous.number_slots([("localhost", count)])
+    port = rendezvous.serve(slots, "127.0.0.1")
+    for slot in slots:
+        is_first = slot.rank == 0
+        own = rendezvous.variables(slot, "127.0.0.1", port) | {"HOROVOD_GLOO_IFACE": "lo"}
+        try:
+            worker = child_processes.start(
+                command,
+                os.environ | own,
+                stdin=DEVNULL,
+                stdout=None if is_first else PIPE,
+                stderr=None if is_first else STDOUT,
+            )
+        except OSError as error:
+            raise UsageError(f"{command[0]}: {error.strerror}") from None
+        if not is_first:
+            child_processes.copy_lines(worker.stdout, 2, b"[%d] " % slot.rank)
+        yield worker
 
 
-def _copy_lines(stream, rank: int) -> None:
-    for line in stream:
-        os.write(2, b"[%d] %s" % (rank, line))
+def _place(worker: Popen | RemoteWorker) -> str:
+    return f" on {worker.host}" if isinstance(worker, RemoteWorker) else ""
 
 
 def _ending(code: int) -> str:
+    if code == LOST:
+        return "is lost with its connection"
     if code >= 0:
         return f"ended with status {code}"
     return f"was killed by {signal.Signals(-code).name}"

@@ -35,14 +35,20 @@ read_settings() {
 
 # settle_device GPUS_NAME: sets `precision` and `xla` from PRECISION and XLA or what the machine has, `python`, and
 # `workers`, what goes before a program that is to run as several. GPUS_NAME is the setting that holds the number of
-# GPUs, or on a machine without any of processes; by default as many as there are GPUs. With START=srun the workers
-# are the tasks of this Slurm job instead.
+# GPUs, or on a machine without any of processes; by default as many as there are GPUs. With HOSTS it is how many there
+# are on all hosts; by default as many as the hosts have slots. With START=srun the workers are the tasks of this Slurm
+# job instead.
 settle_device() {
-  local gpus_found=0 gpus
+  local gpus_found=0 gpus slots=0 host hosts
   if command -v nvidia-smi > /dev/null; then gpus_found=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true); fi
   precision=${PRECISION:-$([[ $gpus_found -gt 0 ]] && echo amp || echo tf32)}
   xla=${XLA:-$([[ $gpus_found -gt 0 ]] && echo xla || echo no_xla)}
-  gpus=${!1:-$((gpus_found > 0 ? gpus_found : 1))}
+  IFS=, read -ra hosts <<< "${HOSTS:-}"
+  for host in "${hosts[@]}"; do
+    [[ $host =~ ^[A-Za-z0-9][A-Za-z0-9._-]*:([1-9][0-9]*)$ ]] || fail "HOSTS '$HOSTS': '$host' is not HOST:SLOTS"
+    slots=$((slots + BASH_REMATCH[1]))
+  done
+  gpus=${!1:-$((slots > 0 ? slots : gpus_found > 0 ? gpus_found : 1))}
   case $precision in
     amp | tf32 | fp32 | bf16) ;;
     *) fail "PRECISION '$precision' is none of amp, tf32, fp32, bf16" ;;
@@ -53,6 +59,9 @@ settle_device() {
   workers=()
   if [[ ${START:-} == srun ]]; then
     settle_srun
+  elif [[ -n ${HOSTS:-} ]]; then
+    ((gpus <= slots)) || fail "$1 $gpus: HOSTS '$HOSTS' has $slots slots"
+    workers=("$python" start_workers.py --workers "$gpus" --hosts "$HOSTS" ${SSH_CONFIG:+--ssh_config "$SSH_CONFIG"} --)
   elif ((gpus > 1)); then
     workers=("$python" start_workers.py --workers "$gpus" --)
   fi

@@ -7,8 +7,9 @@
 #
 # A setting is a positional (NVIDIA's order, below), else the environment variable of that name, else what
 # configs/<model size>_phase<1 or 2>.json says. NUM_GPUS over 1 needs Horovod (bash
-# scripts/install.sh --horovod). RESTARTS=N starts a phase that crashed again, up to N times (scripts/supervise.sh).
-# PHASE=1 or 2 runs that phase alone. On Slurm: run.sub.
+# scripts/install.sh --horovod). HOSTS=one:8,two:8 starts the workers on these hosts over ssh, as many as they have
+# slots or as NUM_GPUS says, with SSH_CONFIG as ssh's configuration file (docs/scaling.md). On Slurm: run.sub.
+# RESTARTS=N starts a phase that crashed again, up to N times (scripts/supervise.sh). PHASE=1 or 2 runs it alone.
 # What follows -- goes to run_pretraining.py, in both phases.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,7 +21,8 @@ names=(TRAIN_BATCH_SIZE_P1 LEARNING_RATE_P1 PRECISION NUM_GPUS XLA WARMUP_STEPS_
   INIT_CHECKPOINT)
 further=(PHASE OPT_BETA_1_P1 OPT_BETA_2_P1 LR_DECAY_POWER_P1 END_LR_P1 SKIP_ADAPTIVE_P1
   OPT_BETA_1_P2 OPT_BETA_2_P2 LR_DECAY_POWER_P2 END_LR_P2 SKIP_ADAPTIVE_P2
-  START CONTAINER CONTAINER_MOUNTS RESTARTS MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1 CONFIG_P2 RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR PYTHON)
+  START CONTAINER CONTAINER_MOUNTS HOSTS SSH_CONFIG RESTARTS MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1 CONFIG_P2
+  RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR PYTHON)
 
 # shellcheck source=common.sh
 source scripts/common.sh

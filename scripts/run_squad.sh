@@ -11,14 +11,15 @@
 # SQuAD 1.1 where data preparation puts it, results/, mode train_eval. MODE is train, eval, prediction or train_eval.
 # INIT_CHECKPOINT, the fine-tuned weights, is for eval and prediction, as in NVIDIA's; in the modes that train only
 # where ELECTRA_MODEL is a size. RESUME_TRAINING=true goes on after an interruption; RESTARTS=N does so
-# by itself after a crash, up to N times (scripts/supervise.sh).
+# by itself after a crash, up to N times (scripts/supervise.sh). HOSTS=one:8,two:8 starts the workers on these hosts
+# over ssh, as many as they have slots or as NUM_GPU says (docs/scaling.md).
 # What follows -- goes to run_tf_squad.py, and wins.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 names=(ELECTRA_MODEL EPOCHS TRAIN_BATCH_SIZE INFER_BATCH_SIZE LEARNING_RATE PRECISION NUM_GPU SEED SQUAD_VERSION
   SQUAD_DIR OUT_DIR INIT_CHECKPOINT MODE ENVIRONMENT CACHE_DIR MAX_STEPS)
-further=(RESTARTS XLA RESUME_TRAINING VOCAB_FILE DATA_PREP_WORKING_DIR PYTHON)
+further=(HOSTS SSH_CONFIG RESTARTS XLA RESUME_TRAINING VOCAB_FILE DATA_PREP_WORKING_DIR PYTHON)
 # shellcheck source=common.sh
 source scripts/common.sh
 read_settings "$@"

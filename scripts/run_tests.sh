@@ -6,7 +6,8 @@
 #     bash scripts/run_tests.sh tests/test_style.py -k lint
 #
 # The options of scripts/install.sh are set by running it first: `bash scripts/install.sh --tests --python PATH`.
-# Tests of several workers are skipped where Horovod cannot be compiled (no cmake or C++ compiler; Python 3.13).
+# Tests of several workers are skipped where Horovod cannot be compiled (no cmake or C++ compiler; Python 3.13), those
+# of several hosts where there is no ssh server (apt-get install openssh-server) or no right to network namespaces.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

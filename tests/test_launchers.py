@@ -133,6 +133,16 @@ def test_both_phases_start_as_many_workers_as_gpus_are_asked_for(launch, tmp_pat
     assert launch(NUM_GPUS=1)[1][0]["program"] == "run_pretraining.py"
 
 
+def test_both_phases_start_their_workers_on_the_hosts_that_are_named(launch):
+    done, calls = launch(HOSTS="one:8,two.example:8", SSH_CONFIG="a b")
+    assert done.returncode == 0 and len(calls) == 2, done.stderr
+    for call in calls:
+        assert call["program"] == "start_workers.py" and call["workers"] == "16"
+        assert call["hosts"] == "one:8,two.example:8" and call["ssh_config"] == "a b"
+    done, (call, _) = launch(HOSTS="one:8,two.example:8", NUM_GPUS=9)
+    assert call["workers"] == "9" and "ssh_config" not in call
+
+
 def test_a_failed_first_phase_never_starts_the_second(launch, tmp_path):
     done, calls = launch(FAIL_PHASE=1)
     assert done.returncode == 7 and len(calls) == 1
@@ -156,6 +166,8 @@ def test_logs_have_nvidias_names(launch, tmp_path):
         ([], {"NUM_GPUS": "two"}, "NUM_GPUS 'two'"),
         ([], {"PRECISION": "fp8"}, "PRECISION 'fp8'"),
         ([], {"XLA": "maybe"}, "XLA 'maybe'"),
+        ([], {"HOSTS": "one:2,two"}, "'two' is not HOST:SLOTS"),
+        ([], {"HOSTS": "one:2,two:2", "NUM_GPUS": 5}, "NUM_GPUS 5: HOSTS 'one:2,two:2' has 4 slots"),
         ([], {"MODEL_SIZE": "huge"}, "MODEL_SIZE 'huge'"),
         (range(25), {}, "more than 24 positionals"),
     ],
