@@ -3,17 +3,21 @@
     python tests/dockerfile_steps.py cpu --debootstrap --argument DLLOGGER= --then 'id; python --version'
     python tests/dockerfile_steps.py cpu --base FOLDER --then 'bash scripts/run_pretraining.sh --help'
 
-Every stage is an overlay over the tree of files that stands for its base image (a folder; made by debootstrap; or by
-default this machine's own root), so that nothing of the tree itself changes. RUN, COPY, ARG, ENV, WORKDIR and USER mean
-what docker says they mean, .dockerignore included; an instruction that is not known here is an error. A cache mount is
-this user's ~/.cache. --then runs a command as `docker run` would, in the finished image. All mounts end with the process.
+Every stage is an overlay over the tree of files that stands for its base image (a folder; one that debootstrap
+makes; or by default this machine's own root), so that nothing of the tree itself changes. RUN, COPY, ARG, ENV,
+WORKDIR and USER mean what docker says they mean, .dockerignore included; an instruction that is not known here is
+an error. A cache mount is this user's ~/.cache. --then runs a command as `docker run` would, in the finished image.
+All mounts end with the process.
 """
 
 import argparse
 import fnmatch
 import os
 import re
+import shlex
 import shutil
+import signal
+import string
 import subprocess
 import sys
 import tempfile
@@ -23,7 +27,6 @@ from pathlib import Path
 
 from docker.utils.build import exclude_paths
 from dockerfile_parse import DockerfileParser
-from dockerfile_parse.util import WordSplitter
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,7 +48,7 @@ class Stage:
 
     def words(self, text: str) -> list[str]:
         """Split at blanks as a shell does, with ARG and ENV in place of their names."""
-        return WordSplitter(text, args=self.arguments, envs=self.environment).split(dequote=True)
+        return shlex.split(string.Template(text).safe_substitute(self.arguments | self.environment))
 
     def inside(self, path: str) -> Path:
         """A path of the image, here."""
@@ -79,7 +82,9 @@ class Builder:
     def __init__(self, base: Path, workspace: Path, given: dict[str, str]):
         self.base, self.workspace, self.given = base, workspace, given
         self.stages: dict[str, Stage] = {}
-        self.context = sorted(exclude_paths(str(ROOT), (ROOT / ".dockerignore").read_text().splitlines()))
+        patterns = (ROOT / ".dockerignore").read_text().splitlines()
+        # Those two reach the engine in any case, but not the image.
+        self.context = sorted(exclude_paths(str(ROOT), patterns) - {"Dockerfile", ".dockerignore"})
 
     def build(self, stage: Stage) -> None:
         self.stages[stage.name] = stage
@@ -113,19 +118,32 @@ class Builder:
                 inside = stage.tree / folder.relative_to("/")
                 inside.chmod(inside.stat().st_mode | 0o111)
         else:
-            # As an engine does: names resolve as here. And this machine's certificates, for a mirror of its own.
+            # Names resolve as here, as with an engine; and a mirror of this machine's own has its certificates.
             (stage.tree / "run/machine").mkdir(parents=True)
-            for source, target in (("/etc/resolv.conf", "etc/resolv.conf"), (certificates(), "run/machine/certificates")):
+            for source, target in (
+                ("/etc/resolv.conf", "etc/resolv.conf"),
+                (certificates(), "run/machine/certificates"),
+            ):
                 (stage.tree / target).touch()
                 run(["mount", "--bind", source, stage.tree / target])
 
     def execute(self, stage: Stage, command: str) -> int:
         """Run a command in the image's shell with its environment, user and folder; returns its exit code."""
-        environment = {name: value for name, value in stage.arguments.items()} | stage.environment
+        environment = stage.arguments | stage.environment
         environment.setdefault("HOME", "/root")
         if self.base != Path("/"):
             environment |= dict.fromkeys(NAMED_CERTIFICATES, "/run/machine/certificates")
-        enter = ["chroot", f"--userspec={stage.user}", "--groups=", stage.tree, "/bin/sh", "-c"]
+        # In a namespace of processes: what a step has started ends with it, or with this program.
+        enter = [
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "chroot",
+            f"--userspec={stage.user}",
+            "--groups=",
+        ]
+        enter += [stage.tree, "/bin/sh", "-c"]
         enter += ['cd "$1" && exec /bin/sh -c "$2"', "sh", stage.folder, command]
         return subprocess.run(enter, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
 
@@ -190,17 +208,24 @@ def certificates() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("target")
     parser.add_argument("--base", type=Path, default=Path("/"), help="folder that stands for the base image")
-    parser.add_argument("--debootstrap", metavar="RELEASE", nargs="?", const="bookworm", help="make such a base")
-    parser.add_argument("--argument", metavar="NAME=VALUE", action="append", default=[], help="as --build-arg")
+    parser.add_argument(
+        "--debootstrap", metavar="RELEASE", nargs="?", const="bookworm", help="make such a base"
+    )
+    parser.add_argument(
+        "--argument", metavar="NAME=VALUE", action="append", default=[], help="as --build-arg"
+    )
     parser.add_argument("--then", metavar="COMMAND", help="run it in the image; its exit code counts")
     parser.add_argument("--workspace", type=Path, help="folder for the layers, on a disk that holds 8 GB")
     options = parser.parse_args()
     if os.environ.get("IN_MOUNT_NAMESPACE") != "1":
         os.environ["IN_MOUNT_NAMESPACE"] = "1"
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     workspace = Path(tempfile.mkdtemp(prefix="dockerfile-", dir=options.workspace))
     builder = None
     try:

@@ -47,15 +47,6 @@ command=(docker run --rm --init --pull never --network "${NETWORK:-host}"
 [[ ! -t 0 || ! -t 1 ]] || command+=(-it)
 if [[ ${IPC:-private} == private ]]; then command+=(--shm-size "${SHM_SIZE:-1g}"); fi
 if [[ -n ${IPC:-} ]]; then command+=(--ipc "$IPC"); fi
-if [[ $gpus != none ]]; then
-  if ! nvidia-smi -L > /dev/null 2>&1; then
-    echo "launch.sh: no NVIDIA driver here: starting without GPUs" >&2
-  elif [[ $gpus == all ]]; then
-    command+=(--gpus all)
-  else
-    command+=(--gpus "\"device=$gpus\"")
-  fi
-fi
 add_mount "$PWD" /workspace/electra
 if [[ -n ${DATA_DIR:-} ]]; then
   (cd "$caller" && [[ -d $DATA_DIR ]]) || fail "DATA_DIR '$DATA_DIR' is not a folder"
@@ -64,8 +55,17 @@ if [[ -n ${DATA_DIR:-} ]]; then
 fi
 if [[ -n ${RESULTS_DIR:-} ]]; then
   # Both ends are made here: docker would make them as root.
-  { mkdir -p results && cd "$caller" && mkdir -p -- "$RESULTS_DIR" && cd "$OLDPWD"; } ||
+  { mkdir -p results && cd "$caller" && mkdir -p -- "$RESULTS_DIR" && cd "$OLDPWD"; } 2> /dev/null ||
     fail "RESULTS_DIR '$RESULTS_DIR' cannot be made"
   add_mount "$RESULTS_DIR" /workspace/electra/results
+fi
+if [[ $gpus != none ]]; then
+  if ! nvidia-smi -L > /dev/null 2>&1; then
+    echo "launch.sh: no NVIDIA driver here: starting without GPUs" >&2
+  elif [[ $gpus == all ]]; then
+    command+=(--gpus all)
+  else
+    command+=(--gpus "\"device=$gpus\"")
+  fi
 fi
 exec "${command[@]}" "${passed_on[@]}" "$image" "${words[@]}"

@@ -1,9 +1,9 @@
-"""The part of locks that this interpreter's packages do not cover, for an image that brings its own TensorFlow.
+"""The part of locks that this interpreter's packages do not cover, for an image with a TensorFlow of its own.
 
     python3 scripts/docker/missing_packages.py --anyway keras requirements-cpu.lock requirements-horovod.lock
 
-Prints the requirements, with their hashes, of packages that are not installed in any version, and of those that are
-named by --anyway. TensorFlow is never among them.
+Prints the requirements, with their hashes, of packages that are not installed in any version, and of those that
+are named by --anyway. TensorFlow is never among them.
 """
 
 import argparse
@@ -30,9 +30,13 @@ def missing(lock: str, installed: set[str]) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("locks", nargs="+", type=Path)
-    parser.add_argument("--anyway", nargs=1, action="extend", default=[], help="a package to print in any case")
+    parser.add_argument(
+        "--anyway", nargs=1, action="extend", default=[], help="a package to print in any case"
+    )
     arguments = parser.parse_args()
     installed = {normal(package.metadata["Name"]) for package in distributions()}
     installed = (installed - {normal(name) for name in arguments.anyway}) | NEVER
