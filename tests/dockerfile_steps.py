@@ -3,11 +3,11 @@
     python tests/dockerfile_steps.py cpu --debootstrap --argument DLLOGGER= --then 'id; python --version'
     python tests/dockerfile_steps.py cpu --base FOLDER --then 'bash scripts/run_pretraining.sh --help'
 
-Every stage is an overlay over the tree of files that stands for its base image (a folder; one that debootstrap
-makes; or by default this machine's own root), so that nothing of the tree itself changes. RUN, COPY, ARG, ENV,
-WORKDIR and USER mean what docker says they mean, .dockerignore included; an instruction that is not known here is
-an error. A cache mount is this user's ~/.cache. --then runs a command as `docker run` would, in the finished image.
-All mounts end with the process.
+Every stage is an overlay over the tree of files that stands for its base image (a folder; one that
+debootstrap makes; or by default this machine's own root), so that nothing of the tree itself changes. RUN,
+COPY, ARG, ENV, WORKDIR and USER mean what docker says they mean, .dockerignore included; an instruction that is
+not known here is an error. A cache mount is this user's ~/.cache. --then runs a command as `docker run`
+would, in the finished image. All mounts end with the process.
 """
 
 import argparse
@@ -118,7 +118,7 @@ class Builder:
                 inside = stage.tree / folder.relative_to("/")
                 inside.chmod(inside.stat().st_mode | 0o111)
         else:
-            # Names resolve as here, as with an engine; and a mirror of this machine's own has its certificates.
+            # Names resolve as here, as with an engine; a mirror of this machine's own has its certificates.
             (stage.tree / "run/machine").mkdir(parents=True)
             for source, target in (
                 ("/etc/resolv.conf", "etc/resolv.conf"),

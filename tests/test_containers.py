@@ -1,4 +1,4 @@
-"""Containers: what build.sh and launch.sh ask of docker, what the images hold, the Dockerfile's steps executed.
+"""Containers: what build.sh and launch.sh ask of docker, what the images hold, the Dockerfile's steps.
 
     python -m pytest tests/test_containers.py
     DEBIAN_STEPS=1 bash scripts/run_tests.sh tests/test_containers.py -k debian  # as root, with debootstrap
@@ -264,7 +264,7 @@ def test_the_image_holds_the_code_and_nothing_else(tmp_path):
 
 
 def test_beside_another_tensorflow_only_what_is_missing_is_installed(tmp_path):
-    """missing_packages.py, with this interpreter as the image's: nothing that it has, but for what is named."""
+    """missing_packages.py, with this interpreter as the image's: nothing that it has but what is named."""
     lock = tmp_path / "some.lock"
     hashes = " \\\n    --hash=sha256:0a"
     names = [
@@ -297,7 +297,7 @@ MODEL_SIZE=small PRETRAIN_TFRECORDS_P1=nowhere bash scripts/run_pretraining.sh |
 
 
 def execute_steps(*options: str, compiles: bool) -> str:
-    """What the steps of cpu and CHECKS print; skips where Horovod would have to be compiled but must not be."""
+    """What the steps of cpu and CHECKS print; skips where Horovod would have to be compiled."""
     if os.getuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
         pytest.skip("only root can mount the trees of files that the steps run in")
     # NVIDIA's dllogger comes from GitHub, which the tests do not depend on.
@@ -315,7 +315,7 @@ def execute_steps(*options: str, compiles: bool) -> str:
 
 
 def check_image(printed: str) -> None:
-    """All steps were executed, and in the image two workers find each other, with the versions of the locks."""
+    """All steps were executed; in the image two workers find each other, with the locks' versions."""
     steps = re.findall(r"^cpu(?:-packages)?: (?:RUN|COPY) ", printed, re.MULTILINE)
     stages = (ROOT / "Dockerfile").read_text().split("\n# ---- cuda")[0]
     assert len(steps) == len(re.findall(r"^(?:RUN|COPY) ", stages, re.MULTILINE)) > 8
@@ -328,14 +328,14 @@ def check_image(printed: str) -> None:
 
 @pytest.mark.slow
 def test_the_steps_of_the_cpu_image_run_over_this_machine():
-    """Over a copy-on-write view of this machine's own tree, with its caches: little is downloaded, nothing compiled."""
+    """Over a copy-on-write view of this machine's tree, with its caches: nothing is compiled."""
     need_horovod()
     check_image(execute_steps(compiles=False))
 
 
 @pytest.mark.slow
 def test_the_steps_of_the_cpu_image_run_over_debian():
-    """Over a tree such as the image's base; no compiler may be in the image. Takes five minutes on two cores."""
+    """Over a tree such as the image's base; no compiler may be in the image. Takes minutes."""
     if not os.environ.get("DEBIAN_STEPS") or shutil.which("debootstrap") is None:
         pytest.skip("only with debootstrap and DEBIAN_STEPS=1 in the environment")
     absent = 'for name in c++ gcc make cmake; do if command -v "$name"; then exit 1; fi; done\n'

@@ -2,8 +2,8 @@
 
     python3 scripts/docker/missing_packages.py --anyway keras requirements-cpu.lock requirements-horovod.lock
 
-Prints the requirements, with their hashes, of packages that are not installed in any version, and of those that
-are named by --anyway. TensorFlow is never among them.
+Prints the requirements, with their hashes, of packages that are not installed in any version, and of those
+that are named by --anyway. TensorFlow is never among them.
 """
 
 import argparse
