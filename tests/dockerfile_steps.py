@@ -5,8 +5,8 @@
 
 Every stage is an overlay over the tree of files that stands for its base image (a folder; one that
 debootstrap makes; or by default this machine's own root), so that nothing of the tree itself changes. RUN,
-COPY, ARG, ENV, WORKDIR and USER mean what docker says they mean, .dockerignore included; an instruction that is
-not known here is an error. A cache mount is this user's ~/.cache. --then runs a command as `docker run`
+COPY, ARG, ENV, WORKDIR and USER mean what docker says they mean, .dockerignore included; an instruction that
+is not known here is an error. A cache mount is this user's ~/.cache. --then runs a command as `docker run`
 would, in the finished image. All mounts end with the process.
 """
 
