@@ -122,6 +122,7 @@ class Builder:
             (stage.tree / "run/machine").mkdir(parents=True)
             for source, target in (
                 ("/etc/resolv.conf", "etc/resolv.conf"),
+                ("/etc/hosts", "etc/hosts"),
                 (certificates(), "run/machine/certificates"),
             ):
                 (stage.tree / target).touch()
