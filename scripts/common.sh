@@ -11,9 +11,9 @@ fail() {
   exit 2
 }
 
-# show_help: the comment at the top of the launcher, and the names.
+# show_help: the comment at the top of the launcher, which is `launcher` if not in scripts/, and the names.
 show_help() {
-  sed -n '2,/^set /{s/^# \{0,1\}//p}' "scripts/${0##*/}"
+  sed -n '2,/^set /{s/^# \{0,1\}//p}' "${launcher:-scripts/${0##*/}}"
   printf '\npositionals, in order, also names in the environment:\n'
   printf '  %s\n' "${names[@]}"
   printf 'further names in the environment:\n  %s\n' "${further[*]}"
@@ -145,4 +145,15 @@ number() { grep -oE "\"$1\": [-+.0-9eE]+" "$2" | tail -n 1 | cut -d' ' -f2 || tr
 newest_checkpoint() {
   [[ -d $1 ]] || return 0
   find "$1" -type d -name 'ckpt-*' -printf '%T@ %p\n' 2> /dev/null | sort -n | tail -n 1 | cut -d' ' -f2-
+}
+
+# need_docker: stops where docker is missing or its daemon does not answer; sets `docker_security`, its options.
+need_docker() {
+  command -v docker > /dev/null || fail "docker is not on the PATH"
+  docker_security=$(docker info --format '{{.SecurityOptions}}' 2>&1) || fail "docker info: ${docker_security##*$'\n'}"
+}
+
+# default_user: whoever runs this, as docker run --user wants it; a rootless daemon calls that one 0.
+default_user() {
+  if [[ $docker_security == *name=rootless* ]]; then echo 0:0; else echo "$(id -u):$(id -g)"; fi
 }

@@ -6,7 +6,7 @@
 #
 # Text and weights come from packages on the Python package index. Finished work is not repeated.
 # In the environment: QUICKSTART_DIR (default quickstart), SEED (42), PRECISION (bf16 where the processor
-# multiplies in it, else tf32).
+# multiplies in it, else tf32), PYTHON (an interpreter that has the packages; then nothing is installed).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,12 +25,14 @@ done
 SECONDS=0
 folder=${QUICKSTART_DIR:-quickstart}
 seed=${SEED:-42}
-python=.venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 
-step "install"
-bash scripts/install.sh
+if [[ -z ${PYTHON:-} ]]; then
+    step "install"
+    bash scripts/install.sh
+fi
+settle_python
 mkdir -p "$folder"
 
 step "text: a piece of English Wikipedia, from the package gensim"
@@ -92,5 +94,5 @@ step "result"
 "$python" run_report.py "$run" --output "$folder/training_curves.png"
 echo "discriminator: $run/exports/discriminator"
 echo "generator: $run/exports/generator"
-echo "TensorBoard: .venv/bin/tensorboard --logdir $run/logs"
+echo "TensorBoard: ${python%python*}tensorboard --logdir $run/logs"
 echo "done in $SECONDS s, seed $seed, precision $PRECISION"
