@@ -47,25 +47,12 @@ def usage_error(run_program):
 
 
 @pytest.fixture(scope="session")
-def language(tmp_path_factory, run_program) -> Path:
+def language(tmp_path_factory) -> Path:
     """The made-up language (electra_cases.py): text, vocabulary, shards of 32 and 64, a tenth held out."""
     from electra_cases import write_language
 
     folder = tmp_path_factory.mktemp("language") / "corpus"
     write_language(folder)
-    for length in (32, 64):
-        arguments = {
-            "--corpus-dir": folder / "text",
-            "--vocab-file": folder / "vocab.txt",
-            "--output-dir": folder / f"shards_{length}",
-            "--max-seq-length": length,
-            "--num-out-files": 3,
-            "--held-out-fraction": 0.1,
-        }
-        done = run_program(
-            "build_pretraining_dataset.py", *(part for pair in arguments.items() for part in pair)
-        )
-        assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -1,5 +1,7 @@
 """Small models, batches and data sets that several tests train or evaluate."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +70,9 @@ TOPICS, WORDS_OF_A_TOPIC = 16, 4
 
 
 def write_language(folder: Path, documents: int = 400, seed: int = 0) -> None:
-    """A corpus of a language in which neighbours predict each other, and its vocabulary.
+    """A corpus of a language in which neighbours predict each other, its vocabulary, and shards.
+
+    The shards, shards_32 and shards_64, are named by the length of their examples; a tenth is held out.
 
     A document is about one of 16 topics and uses the four words of that topic alone, at random. So a word's
     neighbours tell its topic: the best loss at a masked word is ln 4 = 1.39, while word frequencies alone
@@ -86,3 +90,15 @@ def write_language(folder: Path, documents: int = 400, seed: int = 0) -> None:
     (folder / "text" / "language.txt").write_text("\n".join(lines))
     words = [f"t{topic}w{word}" for topic in range(TOPICS) for word in range(WORDS_OF_A_TOPIC)]
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL_PIECES, *words]) + "\n")
+    for length in (32, 64):
+        arguments = {
+            "--corpus-dir": folder / "text",
+            "--vocab-file": folder / "vocab.txt",
+            "--output-dir": folder / f"shards_{length}",
+            "--max-seq-length": length,
+            "--num-out-files": 3,
+            "--held-out-fraction": 0.1,
+        }
+        program = Path(__file__).parents[1] / "build_pretraining_dataset.py"
+        command = [sys.executable, program, *(str(word) for pair in arguments.items() for word in pair)]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
