@@ -219,8 +219,11 @@ def find_workers(stall_timeout: int = 600, *, log_all_ranks: bool = False) -> Wo
         UsageError: the process was started as one of several, and Horovod is not installed or not for that.
         RunFailure: tasks of Slurm that do not find each other.
     """
-    launcher = next((os.environ[name] for name in _SIZE_VARIABLES if name in os.environ), None)
-    size = slurm_workers.number_of_tasks(os.environ) if launcher is None else int(launcher)
+    sizes = [os.environ[name] for name in _SIZE_VARIABLES if name in os.environ]
+    # Tasks of srun may find variables of PMI too; Horovod's and Open MPI's come from a launcher within it.
+    tasks = slurm_workers.number_of_tasks(os.environ)
+    by_srun = tasks > 1 and not {"HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE"} & os.environ.keys()
+    size = tasks if by_srun else int(next(iter(sizes), 1))
     if size == 1:
         return ALONE
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -235,7 +238,7 @@ def find_workers(stall_timeout: int = 600, *, log_all_ranks: bool = False) -> Wo
         raise UsageError(
             f"one of {size} workers, and no Horovod ({error}): bash scripts/install.sh --horovod"
         ) from None
-    if launcher is None and not ("PMIX_RANK" in os.environ and hvd.mpi_built()):
+    if by_srun and not ("PMIX_RANK" in os.environ and hvd.mpi_built()):
         os.environ.update(slurm_workers.meet(os.environ))
     hvd.init()
     if hvd.size() != size:

@@ -2,9 +2,9 @@
 
     python tests/random_faults.py --faults 100 --seed 1
 
-Not itself a test, as it takes most of an hour. It draws a moment, a worker or the launcher, and a signal; waits for
- the end of all processes; starts the run again from its newest checkpoint; and in the end compares the
-weights with those of a run that was left alone. Prints a table by kind of fault, and as its last line
+Not itself a test, as it takes most of an hour. It draws a moment, a worker or the launcher, and a signal;
+waits for the end of all processes; starts the run again from its newest checkpoint; and in the end compares
+the weights with those of a run that was left alone. Prints a table by kind of fault, and as its last line
 
     100 faults: 100 ended right, 0 lost work, 0 hung; the weights are equal
 """
