@@ -67,15 +67,18 @@ settle_device() {
   fi
 }
 
-# settle_srun: sets `workers`, and `python` to the container's where CONTAINER names an image.
+# settle_srun: sets `workers`, and `python` to the container's where CONTAINER names an image. BIND is the --cpu of
+# scripts/bind.sh.
 settle_srun() {
   # A task that fails ends the others itself and says why; srun, which would kill them before, waits for that.
   workers=(srun --kill-on-bad-exit=0 --wait=60)
   [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || workers+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
-  [[ -n ${CONTAINER:-} ]] || return 0
-  workers+=(--container-image="$CONTAINER" --container-workdir="$PWD"
-    --container-mounts="$PWD:$PWD${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}")
-  python=${PYTHON:-python3}
+  if [[ -n ${CONTAINER:-} ]]; then
+    workers+=(--container-image="$CONTAINER" --container-workdir="$PWD"
+      --container-mounts="$PWD:$PWD${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}")
+    python=${PYTHON:-python3}
+  fi
+  if [[ -n ${BIND:-} ]]; then workers+=(--cpu-bind=none bash scripts/bind.sh --cpu="$BIND" --); fi
 }
 
 # settle_python: sets `python` to PYTHON, else the one that scripts/install.sh made, else the machine's.

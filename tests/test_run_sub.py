@@ -137,6 +137,21 @@ def test_a_container_gets_this_folder_and_further_mounts_and_its_own_python(subm
     assert "--cpus-per-task=5" in words
 
 
+def test_workers_are_bound_where_that_is_asked_for(submit, tmp_path):
+    assert _end(submit(PHASE="1", BIND="exclusive"))[0] == 0
+    (words,) = _calls(tmp_path / "record")
+    place = words.index("bash")
+    assert words[place : place + 5] == [
+        "bash",
+        "scripts/bind.sh",
+        "--cpu=exclusive",
+        "--",
+        "python-of-the-node",
+    ]
+    # Else srun's own binding would leave nothing to choose from.
+    assert "--cpu-bind=none" in words[:place]
+
+
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
