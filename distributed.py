@@ -84,6 +84,18 @@ class Workers:
         """What worker 0 makes, on all workers; anything that JSON can hold."""
         return self.gather(self.agree(make if self.is_main else lambda: None))[0]
 
+    def share_on_host(self, make: Callable[[], T]) -> T:
+        """What the first worker of each machine makes, on all workers there; anything that JSON can hold."""
+        made = self.gather(
+            [platform.node(), self.local_rank, self.agree(make if self.local_rank == 0 else lambda: None)]
+        )
+        own_host = made[self.rank][0]
+        firsts = [
+            rank for rank, (host, local_rank, _) in enumerate(made) if host == own_host and not local_rank
+        ]
+        # Several machines may have one name, as in tests; the workers of one are neighbours then.
+        return made[max((rank for rank in firsts if rank <= self.rank), default=firsts[0])][2]
+
     def check_same(self, items: Mapping[str, str]) -> None:
         """See that the workers have the same values of some items.
 

@@ -69,26 +69,33 @@ class Start:
     checkpoint: Checkpoint | None = None
 
 
-def open_inputs(config: PretrainingConfig) -> Inputs:
+def open_inputs(config: PretrainingConfig, workers: Workers) -> Inputs:
     """Find the shards and their vocabulary and see that all of them fit the flags.
+
+    One worker of each machine looks at the files, and the others there take its word: at thousands of shards
+    all of them would keep a shared file system busy.
 
     Raises:
         UsageError: nothing matches, or a manifest says another length or another vocabulary.
     """
-    held_out_paths = []
-    if config.eval_tfrecords:
-        held_out_paths = tfrecords.find_shards(config.eval_tfrecords, "eval_tfrecords")
-    if config.do_eval_only and not tfrecords.any_shard(config.pretrain_tfrecords):
-        training_paths = held_out_paths
-    else:
-        training_paths = tfrecords.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
-    vocabulary = _find_vocabulary(config, training_paths)
-    for flag, paths in (("pretrain_tfrecords", training_paths), ("eval_tfrecords", held_out_paths)):
-        _check_manifests(flag, paths, config, vocabulary)
+    opened = None
+
+    def look() -> list:
+        nonlocal opened
+        opened = _look(config)
+        shards = (opened.training, opened.held_out)
+        return [
+            dataclasses.asdict(opened.vocabulary),
+            *(found and [found.paths, found.sizes] for found in shards),
+        ]
+
+    vocabulary, training, held_out = workers.share_on_host(look)
+    if opened is not None:
+        return opened
     return Inputs(
-        vocabulary,
-        Shards(training_paths, flag="pretrain_tfrecords"),
-        Shards(held_out_paths, flag="eval_tfrecords") if held_out_paths else None,
+        Vocabulary(**vocabulary | {"pieces": tuple(vocabulary["pieces"])}),
+        Shards(training[0], flag="pretrain_tfrecords", known=training[1]),
+        Shards(held_out[0], flag="eval_tfrecords", known=held_out[1]) if held_out else None,
     )
 
 
@@ -152,6 +159,24 @@ def batch_shape(config: PretrainingConfig, workers: Workers) -> BatchShape:
     """How an update's sequences are divided among micro-batches and workers."""
     return BatchShape(
         config.train_batch_size, config.accumulation_steps(workers.size), workers.size, workers.rank
+    )
+
+
+def _look(config: PretrainingConfig) -> Inputs:
+    held_out_paths = []
+    if config.eval_tfrecords:
+        held_out_paths = tfrecords.find_shards(config.eval_tfrecords, "eval_tfrecords")
+    if config.do_eval_only and not tfrecords.any_shard(config.pretrain_tfrecords):
+        training_paths = held_out_paths
+    else:
+        training_paths = tfrecords.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
+    vocabulary = _find_vocabulary(config, training_paths)
+    for flag, paths in (("pretrain_tfrecords", training_paths), ("eval_tfrecords", held_out_paths)):
+        _check_manifests(flag, paths, config, vocabulary)
+    return Inputs(
+        vocabulary,
+        Shards(training_paths, flag="pretrain_tfrecords"),
+        Shards(held_out_paths, flag="eval_tfrecords") if held_out_paths else None,
     )
 
 

@@ -31,7 +31,7 @@ def _run(config: PretrainingConfig, workers: Workers) -> int:
     config.accumulation_steps(workers.size)
     if config.init_weights:
         pretrained_models.find_source(config.init_weights, "init_weights")
-    inputs = workers.agree(lambda: pretraining_inputs.open_inputs(config))
+    inputs = pretraining_inputs.open_inputs(config, workers)
     check_alike(workers, config, {"pretrain_tfrecords": inputs.training.fingerprint()})
     start = pretraining_inputs.find_start(config, inputs, workers)
     # TensorFlow takes seconds to load: only now that the flags are known to be good.

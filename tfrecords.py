@@ -19,7 +19,7 @@ import mmap
 import re
 import resource
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import crc32c
@@ -163,26 +163,31 @@ class Shards:
     """Random access to the records of a list of shards, through memory maps.
 
     A shard that is named k times counts k times. At most as many files are open as the system allows.
+
+    Args:
+        known: records and bytes of each shard, as another process found them (`sizes`); None looks.
     """
 
-    def __init__(self, paths: Sequence[str], *, flag: str):
+    def __init__(
+        self, paths: Sequence[str], *, flag: str, known: Mapping[str, tuple[int, int]] | None = None
+    ):
         self.paths = list(paths)
         self._flag = flag
         # Offsets that had to be scanned for and could not be written beside their shard (a read-only folder).
         self._scanned: dict[str, np.ndarray] = {}
-        counts = {path: self._count(path) for path in dict.fromkeys(self.paths)}
-        self._starts = np.cumsum([0] + [counts[path] for path in self.paths])
+        self.sizes = known or {path: self._look(path) for path in dict.fromkeys(self.paths)}
+        self._starts = np.cumsum([0] + [self.sizes[path][0] for path in self.paths])
         if self._starts[-1] == 0:
             raise UsageError(f"--{flag}: the {len(self.paths)} shards hold no record")
         self._open: collections.OrderedDict[str, tuple[mmap.mmap, np.ndarray]] = collections.OrderedDict()
-        self._max_open = _raise_open_file_limit(2 * len(counts)) // 2
+        self._max_open = _raise_open_file_limit(2 * len(self.sizes)) // 2
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def fingerprint(self) -> str:
         """SHA-256 of the shards' names, sizes and order: of what a run reads, wherever it lies."""
-        described = [[Path(path).name, Path(path).stat().st_size] for path in self.paths]
+        described = [[Path(path).name, self.sizes[path][1]] for path in self.paths]
         return hashlib.sha256(json.dumps(described).encode("utf-8")).hexdigest()
 
     def first_examples(self) -> dict[str, int]:
@@ -212,11 +217,11 @@ class Shards:
             raise CorruptShard(f"--{self._flag} {path}: record {record} is damaged (checksum)")
         return payload
 
-    def _count(self, path: str) -> int:
+    def _look(self, path: str) -> tuple[int, int]:
         offsets = load_index(path, self._flag)
         if not index_path(path).exists():
             self._scanned[path] = offsets
-        return len(offsets) - 1
+        return len(offsets) - 1, int(offsets[-1])
 
     def _mapped(self, path: str) -> tuple[mmap.mmap, np.ndarray]:
         if path in self._open:

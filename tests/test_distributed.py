@@ -58,6 +58,7 @@ def test_workers_exchange_what_each_of_them_knows(tmp_path):
     assert first == second
     assert first["gather"] == [{"rank": 0, "text": ""}, {"rank": 1, "text": "ä"}]
     assert first["share"] == ["made by", 0]
+    assert first["share on host"] == second["share on host"] == ["made by", 0]
     assert first["sums"] == {"n": [3, "int32"], "x": [[1.0, 1.0], "float32"]}
     assert first["alike"] == first["replicas"] == "went on"
     exact, short = first["gradients"]["False"], first["gradients"]["True"]

@@ -44,6 +44,7 @@ def main(path: str) -> None:
         say("place", [workers.rank, workers.size, workers.local_rank, workers.local_size])
         say("gather", workers.gather({"rank": rank, "text": "ä" * rank}))
         say("share", workers.share(lambda: ["made by", rank]))
+        say("share on host", workers.share_on_host(lambda: ["made by", rank]))
         sums = workers.sum_by_name({"n": np.int32(rank + 1), "x": np.float32([rank, 0.5])})
         say("sums", {name: [value.tolist(), str(value.dtype)] for name, value in sums.items()})
         say("agree", workers.agree(lambda: rank * 10))
