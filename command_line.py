@@ -20,6 +20,7 @@ from pathlib import Path
 import files
 
 EXIT_FAILURE = 1
+EXIT_OTHER_FAILED = 3
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -31,6 +32,14 @@ class UsageError(Exception):
 
 class RunFailure(Exception):
     """A run that cannot go on through no fault of its flags: one line that says why (exit code 1)."""
+
+    exit_code = EXIT_FAILURE
+
+
+class OtherWorkerFailed(RunFailure):
+    """A worker that could go on but for another one's end; exit code 3, so that the cause can be told."""
+
+    exit_code = EXIT_OTHER_FAILED
 
 
 class Terminated(BaseException):
@@ -127,7 +136,7 @@ def run_program(main: Callable[[], int | None]) -> typing.NoReturn:
     except UsageError as error:
         code = _report(program, error, EXIT_USAGE)
     except RunFailure as error:
-        code = _report(program, error, EXIT_FAILURE)
+        code = _report(program, error, error.exit_code)
     except KeyboardInterrupt:
         code = _report(program, "interrupted", EXIT_INTERRUPTED)
     except Terminated:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 import slurm_workers
-from command_line import EXIT_FAILURE, EXIT_USAGE, RunFailure, UsageError
+from command_line import EXIT_OTHER_FAILED, EXIT_USAGE, OtherWorkerFailed, RunFailure, UsageError
 
 T = TypeVar("T")
 
@@ -195,7 +195,7 @@ class Workers:
         """Turn what Horovod raises when another worker is lost into one line.
 
         Raises:
-            RunFailure: says that this worker waited for another.
+            OtherWorkerFailed: says that this worker waited for another.
         """
         if self.size == 1:
             yield
@@ -206,7 +206,7 @@ class Workers:
         except (tf.errors.OpError, RuntimeError) as error:
             if "orovod" not in str(error):
                 raise
-            raise RunFailure(
+            raise OtherWorkerFailed(
                 f"worker {self.rank} on {platform.node()}: another one ended or is cut off"
             ) from None
 
@@ -214,7 +214,7 @@ class Workers:
         if self.is_main:
             raise kind(message)
         time.sleep(_SECONDS_TO_PRINT)
-        sys.exit(EXIT_USAGE if kind is UsageError else EXIT_FAILURE)
+        sys.exit(EXIT_USAGE if kind is UsageError else EXIT_OTHER_FAILED)
 
 
 ALONE = Workers()

@@ -20,7 +20,7 @@ from subprocess import DEVNULL, PIPE, STDOUT, Popen
 
 import child_processes
 import rendezvous
-from command_line import EXIT_FAILURE, UsageError, parse, run_program
+from command_line import EXIT_FAILURE, EXIT_OTHER_FAILED, UsageError, parse, run_program
 from configuration import StartWorkersConfig
 from remote_hosts import LOST, RemoteHosts, RemoteWorker, parse_hosts
 
@@ -93,12 +93,13 @@ class Job:
     def _cause(self, first: int) -> int:
         """The worker whose failure was the first one's cause.
 
-        Who misses another ends with 1, and may do so before the other, which is still tidying up.
+        Who misses another says so by its exit code, and may end before the other, which is still tidying up.
         """
-        if self._workers[first].returncode == EXIT_FAILURE:
+        if self._workers[first].returncode == EXIT_OTHER_FAILED:
             self._wait(_SECONDS_TO_TIDY_UP)
         codes = [worker.poll() for worker in self._workers]
-        return next((rank for rank, code in enumerate(codes) if code not in (None, 0, EXIT_FAILURE)), first)
+        causes = (rank for rank, code in enumerate(codes) if code not in (None, 0, EXIT_OTHER_FAILED))
+        return next(causes, first)
 
     def _wait(self, seconds: float | None) -> None:
         end = None if seconds is None else time.monotonic() + seconds

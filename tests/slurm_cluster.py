@@ -90,7 +90,11 @@ class SlurmCluster:
 
     def __exit__(self, *_) -> None:
         if len(self._daemons) > 1:
-            self.run("scancel", "--user=root", "--signal=KILL", "--full", check=False)
+            self.run("scancel", "--user=root", check=False)
+            end = time.monotonic() + 40
+            # What is left of a job would wait for the daemons for ever.
+            while time.monotonic() < end and self.run("squeue", "-h", check=False):
+                time.sleep(0.5)
         for daemon in reversed(self._daemons):
             daemon.terminate()
             try:

@@ -45,13 +45,13 @@ def test_workers_exchange_what_each_of_them_knows(tmp_path):
     assert first.pop("agree") == 0 and second.pop("agree") == 10
     ends = {
         "mistake": ("UsageError: worker 1: a wrong flag", 2),
-        "failure": ("RunFailure: the same everywhere", 1),
+        "failure": ("RunFailure: the same everywhere", 3),
         "different": (
             f"UsageError: worker 1 on {os.uname().nodename} differs from worker 0 on {os.uname().nodename} "
             "in its code: b instead of a",
             2,
         ),
-        "diverged": ("RunFailure: after update 7 the weights of worker 1 differ from the others'", 1),
+        "diverged": ("RunFailure: after update 7 the weights of worker 1 differ from the others'", 3),
     }
     for name, (message, code) in ends.items():
         assert first.pop(name) == message and second.pop(name) == f"exit {code}"

@@ -120,7 +120,7 @@ def test_a_host_without_the_programs_is_named(network: Network, tmp_path):
 
 def test_a_killed_worker_is_named_with_its_host(network: Network):
     """Although the others, which miss it, end before its end is known."""
-    script = "[ $HOROVOD_RANK = 2 ] || exit 1; sleep 1; kill -9 $$"
+    script = "[ $HOROVOD_RANK = 2 ] || exit 3; sleep 1; kill -9 $$"
     done = _run(_on(network, "one:2,two:2", "sh", "-c", script))
     assert done.returncode == 128 + signal.SIGKILL
     assert "start_workers.py: error: worker 2 on two was killed by SIGKILL" in done.stderr.splitlines()

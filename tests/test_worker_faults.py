@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+from training_runs import ROOT
 from worker_jobs import Job, WorkerRuns
 
 pytestmark = pytest.mark.slow
@@ -88,6 +89,36 @@ def test_a_worker_that_reads_a_damaged_record(workers: WorkerRuns, tmp_path):
     last = job.last_lines()
     assert "tfrecord-1-of-3" in last and "damaged" in last
     assert re.search(r"start_workers.py: error: worker [01] ended with status 2", last)
+
+
+# The training program, on worker 1 with a fault of its own in the thread that reads ahead.
+THROWING = """
+import os, runpy, sys
+sys.path.insert(0, {root!r})
+sys.argv = sys.argv[1:]
+if os.environ["HOROVOD_RANK"] == "1":
+    import pretraining_data
+    read = pretraining_data.PretrainingData.update
+
+    def fail(self, number):
+        if number == 30:
+            raise ZeroDivisionError("a fault of the program itself")
+        return read(self, number)
+
+    pretraining_data.PretrainingData.update = fail
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_worker_that_throws(workers: WorkerRuns, tmp_path):
+    (tmp_path / "throwing.py").write_text(THROWING.format(root=str(ROOT)))
+    python, *command = workers.runs.command("threw", **LONG)
+    job = Job(2, [python, str(tmp_path / "throwing.py"), *command], tmp_path / "output.txt")
+    assert job.end(150) == 1
+    last = job.last_lines()
+    assert "ZeroDivisionError: a fault of the program itself" in last
+    assert "start_workers.py: error: worker 1 ended with status 1" in last, last
+    assert "ckpt-20" in workers.runs.checkpoints("threw")
 
 
 def test_sigterm_to_one_worker_stops_all_after_the_same_update(workers: WorkerRuns, uninterrupted):

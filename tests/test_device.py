@@ -1,0 +1,36 @@
+"""A worker's share of the machine: the GPU of its local rank, and no more workers than there are GPUs."""
+
+import pytest
+
+from command_line import UsageError
+from device import take_share
+from distributed import Workers
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """TensorFlow finds two GPUs; returns what it was told to use."""
+    import tensorflow as tf
+
+    told = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind} 0", f"{kind} 1"])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *words: told.append(words))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *words: told.append(words))
+    return told
+
+
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_a_worker_takes_the_gpu_of_its_local_rank(two_gpus, local_rank):
+    take_share(Workers(2 + local_rank, 4, local_rank, 2), "none")
+    assert two_gpus == [(f"GPU {local_rank}", "GPU"), (f"GPU {local_rank}", True)]
+
+
+def test_fewer_gpus_than_workers_of_a_machine_are_refused(two_gpus):
+    with pytest.raises(UsageError, match=r"3 workers on .*, which has 2 GPUs"):
+        take_share(Workers(0, 6, 0, 3), "none")
+    assert not two_gpus
+
+
+def test_a_single_worker_takes_all_there_is(two_gpus):
+    take_share(Workers(), "none")
+    assert not two_gpus
