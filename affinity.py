@@ -113,6 +113,8 @@ def find_places(
     gpu_nodes = _gpu_nodes(environment, root, nodes, cluster)
     if gpu_nodes is None:
         homes = _divide(sorted(nodes), local_size)
+    elif local_size > len(gpu_nodes) and "SLURM_GPUS_PER_TASK" in environment:
+        raise Unplaced("each worker sees its own GPU alone; with --gpus-per-node all see all")
     elif local_size > len(gpu_nodes):
         raise UsageError(f"{local_size} workers on this machine, and {len(gpu_nodes)} visible GPUs")
     else:

@@ -25,13 +25,16 @@ def take_share(workers: Workers, affinity: str) -> None:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    if gpus and workers.local_size > len(gpus):
+    # With --gpus-per-task Slurm shows each task a GPU of its own, and no other.
+    has_own = len(gpus) == 1 and "SLURM_GPUS_PER_TASK" in os.environ
+    if gpus and workers.local_size > len(gpus) and not has_own:
         raise UsageError(
             f"{workers.local_size} workers on {platform.node()}, which has {len(gpus)} GPUs: each needs one"
         )
     if gpus:
-        tf.config.set_visible_devices(gpus[workers.local_rank], "GPU")
-        tf.config.experimental.set_memory_growth(gpus[workers.local_rank], True)
+        gpu = gpus[0 if has_own else workers.local_rank]
+        tf.config.set_visible_devices(gpu, "GPU")
+        tf.config.experimental.set_memory_growth(gpu, True)
     elif workers.local_size > 1:
         # Each would start as many threads as there are processors, and they would only displace each other.
         threads = max(1, len(os.sched_getaffinity(0)) // sharing)

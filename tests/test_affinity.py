@@ -127,6 +127,12 @@ def test_more_workers_than_visible_gpus_are_refused(machine):
         machine(DGX_A100).places(2, CUDA_VISIBLE_DEVICES="3")
 
 
+def test_workers_that_see_their_own_gpus_alone_are_left_as_they_are(machine):
+    """As Slurm has it with --gpus-per-task: where the others' GPUs are, none of them knows."""
+    with pytest.raises(Unplaced, match="each worker sees its own GPU alone"):
+        machine(DGX_A100).places(2, CUDA_VISIBLE_DEVICES="0", SLURM_GPUS_PER_TASK="1")
+
+
 @pytest.mark.parametrize(
     ("workers", "expected"),
     [

@@ -31,6 +31,17 @@ def test_fewer_gpus_than_workers_of_a_machine_are_refused(two_gpus):
     assert not two_gpus
 
 
+def test_a_task_that_slurm_shows_its_own_gpu_alone_takes_it(two_gpus, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["the task's own"])
+    with pytest.raises(UsageError):
+        take_share(Workers(1, 2, 1, 2), "none")
+    monkeypatch.setenv("SLURM_GPUS_PER_TASK", "1")
+    take_share(Workers(1, 2, 1, 2), "none")
+    assert two_gpus[0] == ("the task's own", "GPU")
+
+
 def test_a_single_worker_takes_all_there_is(two_gpus):
     take_share(Workers(), "none")
     assert not two_gpus
