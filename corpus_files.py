@@ -23,8 +23,8 @@ import zstandard
 
 KINDS = ".txt, .jsonl, .parquet, .tar or .zip"
 
-_PACKED = re.compile(r".*\.(txt|jsonl|tar)(\.gz|\.bz2|\.zst|\.xz)?")
-_WHOLE = re.compile(r".*\.(parquet|zip|tgz|txz)")
+_PACKED = re.compile(r".*\.(txt|jsonl|tar)(\.gz|\.bz2|\.zst|\.xz)?", re.DOTALL)
+_WHOLE = re.compile(r".*\.(parquet|zip|tgz|txz)", re.DOTALL)
 # OpenWebText's archive holds tars of this name.
 _BARE_XZ = re.compile(r"[^.]+\.xz")
 _READ_BYTES = 1 << 16
