@@ -202,7 +202,7 @@ def _build_block(block: list[Document], path: str) -> None:
     """Write a block's examples, part by part, and its statistics; the statistics come last."""
     statistics = {}
     documents = {part: [] for part in PARTS}
-    for document in block:
+    for document in map(corpus.as_sentences, block):
         key = example_builder.document_key(_worker_config.seed, document)
         held_out = example_builder.is_held_out(key, _worker_config.held_out_fraction)
         documents["held_out" if held_out else "train"].append((key, document))

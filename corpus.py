@@ -28,6 +28,10 @@ _READ_BYTES = 1 << 20
 Document = list[str]
 
 
+class Record(list[str]):
+    """A document out of a record: its lines are paragraphs, which `as_sentences` splits."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A file of the corpus: where it is, and its name relative to the corpus, fit to be printed.
@@ -156,24 +160,22 @@ def read_lines(
     path: str, text_column: str = "text", left_out: Collection[tuple[int, ...]] = ()
 ) -> Iterator[str]:
     """A source's lines, stripped; one longer than the bound comes in parts that end at a space."""
-    return (line for line in _lines_and_ends(path, text_column, left_out) if line is not None)
+    for _, lines in _texts(path, text_column, left_out):
+        yield from lines
 
 
-def _lines_and_ends(
+def _texts(
     path: str, text_column: str, left_out: Collection[tuple[int, ...]]
-) -> Iterator[str | None]:
-    """A source's lines, and None where a file or a record ends."""
+) -> Iterator[tuple[bool, Iterator[str]]]:
+    """Whether it is a record, and the lines, of each file and each record of a source."""
     for member in open_members(path, left_out):
         if member.kind == "txt":
             with io.TextIOWrapper(member.stream, encoding="utf-8-sig") as stream:
-                yield from _stripped_lines(stream)
-            yield None
-            continue
-        for text in read_records(member, text_column, _label(member, path)):
-            # As in a file, \r\n and \r end lines as well.
-            for line in _stripped_lines(io.StringIO(text, newline=None)):
-                yield from split_sentences(line)
-            yield None
+                yield False, _stripped_lines(stream)
+        else:
+            for text in read_records(member, text_column, _label(member, path)):
+                # As in a file, \r\n and \r end lines as well.
+                yield True, _stripped_lines(io.StringIO(text, newline=None))
 
 
 def _stripped_lines(stream: io.TextIOBase) -> Iterator[str]:
@@ -204,22 +206,40 @@ def read_blocks(
     lines, and its parts count as documents.
     """
     block: list[Document] = []
-    document: Document = []
-    block_size = document_size = 0
-    for line in _lines_and_ends(path, text_column, left_out):
-        if line:
-            document.append(line)
-            document_size += len(line) + _LINE_OVERHEAD
-        ends_document = line is None or (not line and blanks_separate_docs) or document_size >= _BLOCK_SIZE
-        if document and ends_document:
-            block.append(document)
-            block_size += document_size
-            document, document_size = [], 0
-            if block_size >= _BLOCK_SIZE:
-                yield block
-                block, block_size = [], 0
+    block_size = 0
+    for document, size in _documents(path, blanks_separate_docs, text_column, left_out):
+        block.append(document)
+        block_size += size
+        if block_size >= _BLOCK_SIZE:
+            yield block
+            block, block_size = [], 0
     if block:
         yield block
+
+
+def as_sentences(document: Document) -> Document:
+    """The document as examples are made from it; apart from reading, for it takes ten times as long."""
+    if isinstance(document, Record):
+        return [sentence for paragraph in document for sentence in split_sentences(paragraph)]
+    return document
+
+
+def _documents(
+    path: str, blanks_separate_docs: bool, text_column: str, left_out: Collection[tuple[int, ...]]
+) -> Iterator[tuple[Document, int]]:
+    for is_record, lines in _texts(path, text_column, left_out):
+        new_document = Record if is_record else list
+        blanks_end_it = blanks_separate_docs and not is_record
+        document, size = new_document(), 0
+        for line in lines:
+            if line:
+                document.append(line)
+                size += len(line) + _LINE_OVERHEAD
+            if document and (size >= _BLOCK_SIZE or (not line and blanks_end_it)):
+                yield document, size
+                document, size = new_document(), 0
+        if document:
+            yield document, size
 
 
 def _read_to_the_end(member: Member, text_column: str, path: str) -> None:
