@@ -28,8 +28,9 @@ _WHOLE = re.compile(r".*\.(parquet|zip|tgz|txz)", re.DOTALL)
 # OpenWebText's archive holds tars of this name.
 _BARE_XZ = re.compile(r"[^.]+\.xz")
 _READ_BYTES = 1 << 16
-# Repetitive text may shrink to a ten-thousandth; what so few bytes stand for fits in memory all the same.
-_FRAME_READ_BYTES = 1 << 10
+# Repetition shrinks to a 7,000th in xz, to a 40,000th in zstd; so few bytes stand for ten megabytes at most.
+_XZ_READ_BYTES = 1 << 10
+_ZSTD_READ_BYTES = 1 << 8
 _FRAMES_BUFFER_BYTES = 1 << 20
 # Text shrinks to a tenth, rarely to a hundredth; deflate can make a thousandth of nothing but repetition.
 _MAX_EXPANSION = 200
@@ -316,9 +317,13 @@ def _decompressed(file: str | io.BufferedIOBase, name: str) -> io.BufferedIOBase
     if name.endswith(".bz2"):
         return bz2.open(file, "rb")
     if name.endswith(".zst"):
-        frames = _FrameStream(_opened(file), lambda: zstandard.ZstdDecompressor().decompressobj())
+        frames = _FrameStream(
+            _opened(file), _ZSTD_READ_BYTES, lambda: zstandard.ZstdDecompressor().decompressobj()
+        )
     elif name.endswith((".xz", ".txz")):
-        frames = _FrameStream(_opened(file), lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ), padding=b"\0")
+        frames = _FrameStream(
+            _opened(file), _XZ_READ_BYTES, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ), b"\0"
+        )
     else:
         return _opened(file)
     return io.BufferedReader(frames, _FRAMES_BUFFER_BYTES)
@@ -332,8 +337,9 @@ class _FrameStream(io.RawIOBase):
     """The text of a .zst or .xz file, frame after frame; unlike the libraries' readers it notices a missing
     end, and takes a damaged frame for no end."""
 
-    def __init__(self, stream: io.BufferedIOBase, new_frame: Callable, padding: bytes = b""):
+    def __init__(self, stream: io.BufferedIOBase, read_bytes: int, new_frame: Callable, padding: bytes = b""):
         self._stream = stream
+        self._read_bytes = read_bytes
         self._new_frame = new_frame
         self._padding = padding
         self._frame = None
@@ -346,7 +352,7 @@ class _FrameStream(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         while not self._text:
-            self._compressed = self._compressed or self._stream.read(_FRAME_READ_BYTES)
+            self._compressed = self._compressed or self._stream.read(self._read_bytes)
             if not self._compressed:
                 if self._frame is not None:
                     raise EOFError("compressed file ended before the end of its last frame")
