@@ -37,6 +37,7 @@ _MAX_EXPANSION = 200
 _ALWAYS_ALLOWED_BYTES = 100_000_000
 # Parquet and zip begin at their ends, so within an archive they are read from memory.
 _MAX_SEEKABLE_MEMBER = 256_000_000
+_MAX_TAR_HEADER = 10_000_000
 _TAR_MAGIC = slice(257, 262)
 
 
@@ -208,6 +209,31 @@ class _Counted(io.BufferedReader):
         return self.raw.error
 
 
+class _Forwards:
+    """A stream as tarfile wants it: skips, never goes back, reads no header that memory may not hold."""
+
+    def __init__(self, stream: io.BufferedIOBase):
+        self._stream = stream
+        self._position = 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        if position < self._position:
+            raise tarfile.StreamError("a member that begins within another one")
+        while self._position < position:
+            if not self.read(min(_READ_BYTES, position - self._position)):
+                raise tarfile.ReadError("unexpected end of data")
+
+    def read(self, count: int) -> bytes:
+        if count > _MAX_TAR_HEADER:
+            raise tarfile.ReadError(f"a header of {count:,} bytes")
+        data = self._stream.read(count)
+        self._position += len(data)
+        return data
+
+
 class _Tar(tarfile.TarFile):
     """A tar as a stream that remembers no members, and takes a damaged header for no end."""
 
@@ -232,7 +258,7 @@ class _Entry:
 
 
 def _tar_entries(stream: io.BufferedIOBase) -> Iterator[_Entry]:
-    with _Tar.open(fileobj=stream, mode="r|") as tar:
+    with _Tar(fileobj=_Forwards(stream)) as tar:
         while (info := tar.next()) is not None:
             if info.isdir():
                 continue

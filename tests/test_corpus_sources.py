@@ -546,6 +546,18 @@ def test_tar_with_a_damaged_header_in_its_midst_is_no_short_tar(tmp_path):
     assert inspect(path).fault.startswith("damaged (")
 
 
+def test_tar_whose_header_fills_memory_or_goes_back_is_damaged(tmp_path):
+    """An attribute of a terabyte; a size below zero, after which a reader that seeks goes round for ever."""
+    attribute = odd_member("a.txt", tarfile.XHDTYPE)
+    attribute.size = 1 << 40
+    path = write(tmp_path, attribute.tobuf(tarfile.GNU_FORMAT), "a.tar")
+    assert inspect(path).fault == "damaged (a header of 1,099,511,627,776 bytes)"
+    back = tarfile.TarInfo("a.txt")
+    back.size = -1024
+    path = write(tmp_path, back.tobuf(tarfile.GNU_FORMAT) + as_tar({"b.txt": b"Text."}), "a.tar")
+    assert inspect(path).fault == "damaged (a member that begins within another one)"
+
+
 def test_archive_without_text_is_named(tmp_path):
     for name, content in (("a.tar", as_tar({"a.md": b"x"})), ("a.zip", as_zip({}))):
         assert inspect(write(tmp_path, content, name)).fault.startswith("holds no .txt, .jsonl")
