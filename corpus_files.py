@@ -176,19 +176,19 @@ class _CountedBytes(io.RawIOBase):
     def __init__(self, stream: io.BufferedIOBase, budget: _Budget):
         self._stream = stream
         self._budget = budget
-        self.error: Exception | None = None
+        self._error: Exception | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
-        if self.error:
-            raise self.error
+        if self._error:
+            raise self._error
         try:
             data = self._stream.read(len(buffer))
             self._budget.spend(len(data))
         except FAULTS as error:
-            self.error = error
+            self._error = error
             raise
         buffer[: len(data)] = data
         return len(data)
@@ -199,14 +199,10 @@ class _CountedBytes(io.RawIOBase):
 
 
 class _Counted(io.BufferedReader):
-    """Unpacked bytes, counted; once reading has failed it never succeeds again, and `error` says why."""
+    """Unpacked bytes, counted; once reading has failed, it fails for ever."""
 
     def __init__(self, stream: io.BufferedIOBase, budget: _Budget):
         super().__init__(_CountedBytes(stream, budget), _READ_BYTES)
-
-    @property
-    def error(self) -> Exception | None:
-        return self.raw.error
 
 
 class _Forwards:
@@ -316,10 +312,9 @@ def _walk(
                 yield Member(here, name, inner, content)
         except FAULTS as error:
             skipped(SkippedMember(here, name, fault_of(error)))
-        # A fault of the member alone is the member's; one of the archive itself, or of its size, ends it.
+        # A fault of the member alone is the member's. Too large a size is the archive's, and so is a fault of
+        # its own stream, which fails again at the next member.
         budget.check()
-        if isinstance(stream, _Counted) and stream.error:
-            raise stream.error
 
 
 def _in_memory(stream: io.BufferedIOBase) -> io.BytesIO:

@@ -296,8 +296,13 @@ def test_every_form_gives_the_same_shards_for_any_number_of_processes(
 
 def test_vocabulary_is_the_same_from_every_form(tmp_path, run_program):
     vocabularies = set()
-    for name in ("a.txt", "b.jsonl", "openwebtext.tar.xz"):
-        content = as_json_lines(FLAT, "content") if name == "b.jsonl" else FORMS[name]()
+    forms = {
+        "a.txt": as_text(FLAT),
+        "b.jsonl": as_json_lines(FLAT, "content"),
+        "c.tar": as_tar({**text_files(), "latin.txt": b"\xe9"}),
+        "openwebtext.tar.xz": openwebtext(),
+    }
+    for name, content in forms.items():
         path = write(tmp_path / name / "text", content, name)
         words = ["--corpus-dir", path.parent, "--vocab-size", 200, "--output", tmp_path / name / "v.txt"]
         result = run_program("build_vocabulary.py", *words, "--text-column", "content")
@@ -433,8 +438,10 @@ def test_links_devices_and_names_outside_are_left_out_and_named(vocab_file, tmp_
         odd_member("folder.txt", tarfile.DIRTYPE),
     ]
     files = {"../up.txt": b"Secret.", "/root.txt": b"Secret.", "a/../b.txt": b"Secret.", "a.txt": b"Text."}
+    files["latin.txt"] = b"\xe9"
     path = write(tmp_path / "text", gzip.compress(as_tar(files, *odd)), "a.tar.gz")
     links = {
+        "a.tar.gz/latin.txt": "not UTF-8",
         "a.tar.gz/soft.txt": "a link",
         "a.tar.gz/hard.txt": "a link",
         "a.tar.gz/pipe.txt": "a device",
@@ -533,6 +540,24 @@ def test_flipped_byte_never_gives_other_documents_of_a_checked_archive(name, tmp
         if found.fault is None and checked:
             assert {tuple(document) for document in usable_documents(path)} <= known
     assert faults > (75 if checked else 0)
+
+
+def test_end_of_what_a_tar_is_compressed_in_is_looked_at(tmp_path):
+    """The checksum comes after the tar's own end, and here after a read that ended just there."""
+    content = random.Random(8).randbytes(160_000).hex().encode()
+    tar = as_tar({"a.txt": content})
+    assert len(tar) % corpus_files._READ_BYTES == 0
+    whole = gzip.compress(tar)
+    assert inspect(write(tmp_path, whole, "a.tar.gz")).fault is None
+    for end in (whole[-4:-1], b""):
+        assert inspect(write(tmp_path, whole[:-4] + end, "a.tar.gz")).fault.startswith("damaged (")
+
+
+def test_xz_may_be_joined_and_filled_up_with_zeros(tmp_path):
+    parts = [lzma.compress(as_text([document]) + b"\n\n") for document in FLAT]
+    path = write(tmp_path, (b"\0" * 2048).join(parts) + b"\0" * 4, "a.txt.xz")
+    assert inspect(path).fault is None and documents_of(path) == FLAT
+    assert inspect(write(tmp_path, parts[0] + b"more", "a.txt.xz")).fault.startswith("damaged (")
 
 
 def test_tar_with_a_damaged_header_in_its_midst_is_no_short_tar(tmp_path):
