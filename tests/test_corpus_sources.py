@@ -553,6 +553,25 @@ def test_end_of_what_a_tar_is_compressed_in_is_looked_at(tmp_path):
         assert inspect(write(tmp_path, whole[:-4] + end, "a.tar.gz")).fault.startswith("damaged (")
 
 
+def test_archive_whose_reading_failed_once_is_never_trusted_again(tmp_path, monkeypatch):
+    """What follows the damage might look whole."""
+
+    class FailsOnce(io.BytesIO):
+        failed = False
+
+        def read(self, size: int = -1) -> bytes:
+            if self.tell() and not self.failed:
+                self.failed = True
+                raise EOFError("once")
+            return super().read(size)
+
+    content = as_tar({"a.txt": b"Text.\n" * 50_000, "b.txt": b"Text."})
+    path = write(tmp_path, content, "a.tar")
+    assert inspect(path).left_out() == []
+    monkeypatch.setattr(corpus_files, "open_binary", lambda path: FailsOnce(content))
+    assert inspect(path).fault == "damaged (once)"
+
+
 def test_xz_may_be_joined_and_filled_up_with_zeros(tmp_path):
     parts = [lzma.compress(as_text([document]) + b"\n\n") for document in FLAT]
     path = write(tmp_path, (b"\0" * 2048).join(parts) + b"\0" * 4, "a.txt.xz")
