@@ -1,4 +1,4 @@
-"""Text files -> TFRecord shards of pre-training examples.
+"""Text -> TFRecord shards of pre-training examples.
 
     python build_pretraining_dataset.py --corpus-dir text/ --vocab-file vocab.txt --output-dir shards_128/
 
@@ -45,7 +45,7 @@ def main() -> int:
     # Each worker is one process on one core; the tokenizer's own threads would only compete.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with worker_pool(config.num_processes, _set_up_worker, (vocabulary, config)) as pool:
-        inspections = _inspect(pool, sources)
+        inspections = _inspect(pool, sources, config)
         usable = _usable_sources(sources, inspections, config)
         ledger = _ledger(config, vocabulary, inspections)
         if _is_complete(output, ledger):
@@ -89,23 +89,18 @@ def _held_folder(output: Path) -> Iterator[None]:
         raise UsageError(f"--output_dir {output}: {error}") from None
 
 
-def _inspect(pool: ProcessPoolExecutor, sources: list[Source]) -> list[SourceInspection]:
-    inspected = pool.map(corpus.inspect_source, sources)
+def _inspect(
+    pool: ProcessPoolExecutor, sources: list[Source], config: DatasetConfig
+) -> list[SourceInspection]:
+    inspected = pool.map(corpus.inspect_source, sources, itertools.repeat(config.text_column))
     return list(tqdm(inspected, total=len(sources), desc="checking sources", unit="file", disable=None))
 
 
 def _usable_sources(
     sources: list[Source], inspections: list[SourceInspection], config: DatasetConfig
 ) -> list[Source]:
-    """The readable sources; the others are named, or stop the run under --strict."""
-    usable = []
-    for source, inspection in zip(sources, inspections, strict=True):
-        if inspection.fault is None:
-            usable.append(source)
-        elif config.strict:
-            raise UsageError(f"--strict: {source.path}: {inspection.fault}")
-        else:
-            print(f"skipped {os.path.join(config.corpus_dir, source.name)}: {inspection.fault}")
+    """The readable sources; the others are named and counted, or stop the run under --strict."""
+    usable = corpus.usable_sources(sources, inspections, config.corpus_dir, config.strict)
     skipped = len(sources) - len(usable)
     if skipped:
         print(f"skipped {skipped} of {len(sources)} files")
@@ -114,6 +109,7 @@ def _usable_sources(
 
 def _ledger(config: DatasetConfig, vocabulary: Vocabulary, inspections: list[SourceInspection]) -> dict:
     """All that decides on the output's bytes, as it goes into the manifest."""
+    has_records = not all(corpus.is_text_file(found.name) for found in inspections)
     return {
         "settings": {
             "max_seq_length": config.max_seq_length,
@@ -123,6 +119,8 @@ def _ledger(config: DatasetConfig, vocabulary: Vocabulary, inspections: list[Sou
             "blanks_separate_docs": config.blanks_separate_docs,
             "do_lower_case": vocabulary.do_lower_case,
             "strip_accents": vocabulary.strip_accents,
+            # Of no consequence, and not recorded, where all are text files.
+            **({"text_column": config.text_column} if has_records else {}),
         },
         "vocabulary_sha256": vocabulary.sha256,
         "vocabulary_size": vocabulary.size,
@@ -132,7 +130,7 @@ def _ledger(config: DatasetConfig, vocabulary: Vocabulary, inspections: list[Sou
             if found.fault is None
         ],
         "skipped_sources": [
-            {"name": found.name, "reason": found.fault} for found in inspections if found.fault is not None
+            {"name": name, "reason": reason} for found in inspections for name, reason in found.left_out()
         ],
     }
 
@@ -204,7 +202,7 @@ def _build_block(block: list[Document], path: str) -> None:
     """Write a block's examples, part by part, and its statistics; the statistics come last."""
     statistics = {}
     documents = {part: [] for part in PARTS}
-    for document in block:
+    for document in map(corpus.as_sentences, block):
         key = example_builder.document_key(_worker_config.seed, document)
         held_out = example_builder.is_held_out(key, _worker_config.held_out_fraction)
         documents["held_out" if held_out else "train"].append((key, document))
@@ -250,7 +248,9 @@ def _build_blocks(
     total = sum(os.path.getsize(source.path) for source in sources)
     with tqdm(total=total, desc="text to examples", unit="B", unit_scale=True, disable=None) as bar:
         for source in sources:
-            for block in corpus.read_blocks(source.path, config.blanks_separate_docs):
+            for block in corpus.read_blocks(
+                source.path, config.blanks_separate_docs, config.text_column, source.left_out
+            ):
                 paths.append(str(work / f"block-{len(paths):07d}"))
                 if os.path.exists(f"{paths[-1]}.json"):
                     continue

@@ -1,4 +1,4 @@
-"""Text files -> a WordPiece vocabulary.
+"""Text -> a WordPiece vocabulary.
 
     python build_vocabulary.py --corpus-dir text/ --vocab-size 8000 --output vocab.txt
 
@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 from tqdm import tqdm
@@ -36,7 +35,9 @@ def main() -> int:
         raise UsageError(f"--output {config.output}: the folder {output.parent} is not writable")
     if output.exists() and not output.is_file():
         raise UsageError(f"--output {config.output}: not a file")
-    sources = _usable_sources(corpus.find_sources(config.corpus_dir, leave_out=(output,)), config)
+    sources = corpus.find_sources(config.corpus_dir, leave_out=(output,))
+    inspections = [corpus.inspect_source(source, config.text_column) for source in sources]
+    sources = corpus.usable_sources(sources, inspections, config.corpus_dir, config.strict)
     vocabulary = train_vocabulary(sources, config)
     vocabulary.save(output)
     note = ""
@@ -56,7 +57,10 @@ def train_vocabulary(sources: list[Source], config: VocabularyConfig) -> Vocabul
         UsageError: the corpus has no text.
     """
     text_normalizer = normalizer(config.do_lower_case, config.strip_accents)
-    alphabet = _alphabet(sources, text_normalizer, (config.vocab_size - len(SPECIAL_PIECES)) // 2)
+    counts: Counter[str] = Counter()
+    for line in _lines(sources, "counting characters", config.text_column):
+        counts.update(text_normalizer.normalize_str(line))
+    alphabet = _alphabet(counts, (config.vocab_size - len(SPECIAL_PIECES)) // 2)
     if not alphabet:
         raise UsageError(f"--corpus_dir {config.corpus_dir}: an empty corpus, no text to learn from")
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
@@ -71,39 +75,23 @@ def train_vocabulary(sources: list[Source], config: VocabularyConfig) -> Vocabul
         continuing_subword_prefix="##",
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_lines(sources, "counting words"), trainer)
+    tokenizer.train_from_iterator(_lines(sources, "counting words", config.text_column), trainer)
     ids = tokenizer.get_vocab()
     pieces = tuple(sorted(ids, key=ids.__getitem__))
     return Vocabulary(pieces, config.do_lower_case, config.strip_accents)
 
 
-def _alphabet(sources: list[Source], text_normalizer: BertNormalizer, most: int) -> list[str]:
+def _alphabet(counts: Counter[str], most: int) -> list[str]:
     """The most frequent characters of the normalised text, in code point order."""
-    counts: Counter[str] = Counter()
-    for line in _lines(sources, "counting characters"):
-        counts.update(text_normalizer.normalize_str(line))
     for space in [character for character in counts if character.isspace()]:
         del counts[space]
     frequent = sorted(counts, key=lambda character: (-counts[character], character))
     return sorted(frequent[: min(most, _MAX_ALPHABET)])
 
 
-def _usable_sources(sources: list[Source], config: VocabularyConfig) -> list[Source]:
-    usable = []
-    for source in sources:
-        fault = corpus.inspect_source(source).fault
-        if fault is None:
-            usable.append(source)
-        elif config.strict:
-            raise UsageError(f"--strict: {source.path}: {fault}")
-        else:
-            print(f"skipped {os.path.join(config.corpus_dir, source.name)}: {fault}")
-    return usable
-
-
-def _lines(sources: list[Source], purpose: str) -> Iterator[str]:
+def _lines(sources: list[Source], purpose: str, text_column: str) -> Iterator[str]:
     for source in tqdm(sources, desc=purpose, unit="file", disable=None):
-        yield from corpus.read_lines(source.path)
+        yield from corpus.read_lines(source.path, text_column, source.left_out)
 
 
 if __name__ == "__main__":

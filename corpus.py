@@ -1,64 +1,80 @@
-"""Text corpora: a folder tree of plain or compressed text files, read as blocks of documents.
+"""Text corpora: a folder tree of text files, records and archives of them, read as blocks of documents.
 
-Memory is bounded by one block, whatever the size of a file, a document or a line.
+A line of a text file is a line of a document; a blank line or the file's end ends the document. A record is
+a document, whatever blank lines are in it, and its lines are split into sentences. Memory is bounded by one
+block, whatever the size of a file, a document or a line, and by one record.
 """
 
-import bz2
 import codecs
-import gzip
+import dataclasses
 import hashlib
 import io
 import os
-import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
-
 from command_line import UsageError
-
-SUFFIXES = (".txt", ".txt.gz", ".txt.bz2", ".txt.zst")
+from corpus_files import FAULTS, KINDS, Member, SkippedMember, fault_of, kind_of, open_members, printable
+from corpus_records import read_records
+from data.sentences import split_sentences
 
 _BLOCK_SIZE = 2_000_000
 # What a line takes in memory beside its characters; counted too, so that blocks of short lines are no larger.
 _LINE_OVERHEAD = 60
 _MAX_LINE_CHARACTERS = 200_000
 _READ_BYTES = 1 << 20
-# Repetitive text may shrink to a ten-thousandth; what so few bytes stand for fits in memory all the same.
-_ZSTD_READ_BYTES = 1 << 10
-_FAULTS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 Document = list[str]
 
 
+class Record(list[str]):
+    """A document out of a record: its lines are paragraphs, which `as_sentences` splits."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """A text file of the corpus: where it is, and its name relative to the corpus, fit to be printed."""
+    """A file of the corpus: where it is, and its name relative to the corpus, fit to be printed.
+
+    Attributes:
+        left_out: positions of an archive's members that are not read.
+    """
 
     path: str
     name: str
+    left_out: frozenset[tuple[int, ...]] = frozenset()
 
 
 @dataclass(frozen=True)
 class SourceInspection:
-    """What a whole read of a source found: its size and SHA-256 as stored, and why it is unreadable."""
+    """What a whole read of a source found: its size and SHA-256 as stored, and why it is unreadable.
+
+    Attributes:
+        skipped: an archive's members that are no plain files or are unreadable.
+    """
 
     name: str
     bytes: int
     sha256: str
     fault: str | None
+    skipped: tuple[SkippedMember, ...] = ()
+
+    def left_out(self) -> list[tuple[str, str]]:
+        """Name and reason of all that is not read: the source, or members of it."""
+        if self.fault is not None:
+            return [(self.name, self.fault)]
+        return [(f"{self.name}/{member.name}", member.reason) for member in self.skipped]
 
 
 def find_sources(corpus_dir: str | Path, leave_out: Collection[str | Path] = ()) -> list[Source]:
-    """The text files below a folder, sorted by name; linked folders are followed once.
+    """The files with text below a folder, sorted by name; linked folders are followed once.
 
     Args:
         leave_out: files and folders that are no text of the corpus though they may lie in it, such as the
             vocabulary and the results.
 
     Raises:
-        UsageError: the folder is missing, holds a folder that cannot be read, or holds no text file.
+        UsageError: the folder is missing, holds a folder that cannot be read, or holds no such file.
     """
     root = Path(corpus_dir)
     if not root.is_dir():
@@ -75,7 +91,7 @@ def find_sources(corpus_dir: str | Path, leave_out: Collection[str | Path] = ())
         subfolders.sort()
         for name in names:
             path = Path(folder, name)
-            if not name.endswith(SUFFIXES) or name.startswith(".") or os.path.realpath(path) in left_out:
+            if kind_of(name) is None or os.path.realpath(path) in left_out:
                 continue
             # A dangling link is a source too, so that it is reported; pipes and sockets are none.
             if path.is_file() or not path.exists():
@@ -84,120 +100,161 @@ def find_sources(corpus_dir: str | Path, leave_out: Collection[str | Path] = ())
                     Source(str(path), os.fsencode(relative_name).decode("utf-8", "backslashreplace"))
                 )
     if not sources:
-        raise UsageError(f"--corpus_dir {corpus_dir}: holds no {', '.join(SUFFIXES)} file")
+        raise UsageError(f"--corpus_dir {corpus_dir}: holds no {KINDS} file")
     return sorted(sources, key=lambda source: source.name)
 
 
-def inspect_source(source: Source) -> SourceInspection:
-    """Read a source to its end, to hash it and to see that all of it decompresses and is UTF-8."""
+def is_text_file(name: str) -> bool:
+    """Whether a source, by its name, holds no records."""
+    return kind_of(os.path.basename(name)) == "txt"
+
+
+def inspect_source(source: Source, text_column: str = "text") -> SourceInspection:
+    """Read a source to its end, to hash it and to see that all of it decompresses and is UTF-8.
+
+    Raises:
+        UsageError: a record is no JSON, or has no such column.
+    """
     digest, size, fault = hashlib.sha256(), 0, None
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    skipped: list[SkippedMember] = []
     try:
         with open(source.path, "rb") as stream:
             while chunk := stream.read(_READ_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
-        if size == 0 and not source.path.endswith(".txt"):
+        if size == 0 and not source.path.endswith((".txt", ".jsonl")):
             raise EOFError("an empty file is no archive")
-        with open_binary(source.path) as stream:
-            while chunk := stream.read(_READ_BYTES):
-                decoder.decode(chunk)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        fault = "not UTF-8"
-    except _FAULTS as error:
-        system_error = getattr(error, "strerror", None)
-        fault = f"unreadable ({system_error})" if system_error else f"damaged ({error})"
-    return SourceInspection(source.name, size, digest.hexdigest(), fault)
+        for member in open_members(source.path, skipped=skipped.append):
+            try:
+                _read_to_the_end(member, text_column, source.path)
+            except FAULTS as error:
+                if not member.name:
+                    raise
+                skipped.append(SkippedMember(member.position, member.name, fault_of(error)))
+    except FAULTS as error:
+        fault = fault_of(error)
+    return SourceInspection(source.name, size, digest.hexdigest(), fault, tuple(skipped))
 
 
-def open_binary(path: str) -> io.BufferedIOBase:
-    """A source's decompressed bytes; reading raises an error where the file is damaged or cut off."""
-    if path.endswith(".gz"):
-        return gzip.open(path, "rb")
-    if path.endswith(".bz2"):
-        return bz2.open(path, "rb")
-    if path.endswith(".zst"):
-        return io.BufferedReader(_ZstdStream(open(path, "rb")), _READ_BYTES)
-    return open(path, "rb")
+def usable_sources(
+    sources: list[Source], inspections: list[SourceInspection], corpus_dir: str, strict: bool
+) -> list[Source]:
+    """The readable sources, without the unreadable members of archives; what is left out is printed.
+
+    Raises:
+        UsageError: something would be left out, and `strict` forbids it.
+    """
+    usable = []
+    for source, inspection in zip(sources, inspections, strict=True):
+        for name, reason in inspection.left_out():
+            if strict:
+                raise UsageError(f"--strict: {os.path.join(corpus_dir, name)}: {reason}")
+            print(f"skipped {os.path.join(corpus_dir, name)}: {reason}")
+        if inspection.fault is None:
+            left_out = frozenset(member.position for member in inspection.skipped)
+            usable.append(dataclasses.replace(source, left_out=left_out))
+    return usable
 
 
-def read_lines(path: str) -> Iterator[str]:
+def read_lines(
+    path: str, text_column: str = "text", left_out: Collection[tuple[int, ...]] = ()
+) -> Iterator[str]:
     """A source's lines, stripped; one longer than the bound comes in parts that end at a space."""
+    for _, lines in _texts(path, text_column, left_out):
+        yield from lines
+
+
+def _texts(
+    path: str, text_column: str, left_out: Collection[tuple[int, ...]]
+) -> Iterator[tuple[bool, Iterator[str]]]:
+    """Whether it is a record, and the lines, of each file and each record of a source."""
+    for member in open_members(path, left_out):
+        if member.kind == "txt":
+            with io.TextIOWrapper(member.stream, encoding="utf-8-sig") as stream:
+                yield False, _stripped_lines(stream)
+        else:
+            for text in read_records(member, text_column, _label(member, path)):
+                # As in a file, \r\n and \r end lines as well.
+                yield True, _stripped_lines(io.StringIO(text, newline=None))
+
+
+def _stripped_lines(stream: io.TextIOBase) -> Iterator[str]:
     rest, within_line = "", False
-    with io.TextIOWrapper(open_binary(path), encoding="utf-8-sig") as stream:
-        while chunk := stream.readline(_MAX_LINE_CHARACTERS):
-            text, rest = rest + chunk, ""
-            goes_on = not chunk.endswith("\n") and len(chunk) == _MAX_LINE_CHARACTERS
-            if goes_on and (cut := text.rfind(" ")) > 0:
-                text, rest = text[:cut], text[cut + 1 :]
-            line = text.strip()
-            # An empty part of a longer line is no blank line.
-            if line or not (goes_on or within_line):
-                yield line
-            within_line = goes_on
+    while chunk := stream.readline(_MAX_LINE_CHARACTERS):
+        text, rest = rest + chunk, ""
+        goes_on = not chunk.endswith("\n") and len(chunk) == _MAX_LINE_CHARACTERS
+        if goes_on and (cut := text.rfind(" ")) > 0:
+            text, rest = text[:cut], text[cut + 1 :]
+        line = text.strip()
+        # An empty part of a longer line is no blank line.
+        if line or not (goes_on or within_line):
+            yield line
+        within_line = goes_on
     if rest:
         yield rest.strip()
 
 
-def read_blocks(path: str, blanks_separate_docs: bool) -> Iterator[list[Document]]:
+def read_blocks(
+    path: str,
+    blanks_separate_docs: bool,
+    text_column: str = "text",
+    left_out: Collection[tuple[int, ...]] = (),
+) -> Iterator[list[Document]]:
     """A source's documents, in blocks of about two million characters, a line counting 60 more than it has.
 
     A document is a list of lines without the blank ones. One that is longer than a block is cut between two
     lines, and its parts count as documents.
     """
     block: list[Document] = []
-    document: Document = []
-    block_size = document_size = 0
-    for line in read_lines(path):
-        if line:
-            document.append(line)
-            document_size += len(line) + _LINE_OVERHEAD
-        ends_document = (not line and blanks_separate_docs) or document_size >= _BLOCK_SIZE
-        if document and ends_document:
-            block.append(document)
-            block_size += document_size
-            document, document_size = [], 0
-            if block_size >= _BLOCK_SIZE:
-                yield block
-                block, block_size = [], 0
-    if document:
+    block_size = 0
+    for document, size in _documents(path, blanks_separate_docs, text_column, left_out):
         block.append(document)
+        block_size += size
+        if block_size >= _BLOCK_SIZE:
+            yield block
+            block, block_size = [], 0
     if block:
         yield block
 
 
-class _ZstdStream(io.RawIOBase):
-    """The text of a .zst file, frame after frame; unlike the library's reader it notices a missing end."""
+def as_sentences(document: Document) -> Document:
+    """The document as examples are made from it; apart from reading, for it takes ten times as long."""
+    if isinstance(document, Record):
+        return [sentence for paragraph in document for sentence in split_sentences(paragraph)]
+    return document
 
-    def __init__(self, stream: io.BufferedReader):
-        self._stream = stream
-        self._frame = None
-        self._compressed = b""
-        self._text = memoryview(b"")
 
-    def readable(self) -> bool:
-        return True
+def _documents(
+    path: str, blanks_separate_docs: bool, text_column: str, left_out: Collection[tuple[int, ...]]
+) -> Iterator[tuple[Document, int]]:
+    for is_record, lines in _texts(path, text_column, left_out):
+        new_document = Record if is_record else list
+        blanks_end_it = blanks_separate_docs and not is_record
+        document, size = new_document(), 0
+        for line in lines:
+            if line:
+                document.append(line)
+                size += len(line) + _LINE_OVERHEAD
+            if document and (size >= _BLOCK_SIZE or (not line and blanks_end_it)):
+                yield document, size
+                document, size = new_document(), 0
+        if document:
+            yield document, size
 
-    def readinto(self, buffer) -> int:
-        while not self._text:
-            self._compressed = self._compressed or self._stream.read(_ZSTD_READ_BYTES)
-            if not self._compressed:
-                if self._frame is not None:
-                    raise EOFError("compressed file ended before the end of its last frame")
-                return 0
-            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-            self._text = memoryview(self._frame.decompress(self._compressed))
-            self._compressed = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
-        count = min(len(buffer), len(self._text))
-        buffer[:count], self._text = self._text[:count], self._text[count:]
-        return count
 
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
+def _read_to_the_end(member: Member, text_column: str, path: str) -> None:
+    if member.kind == "txt":
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        while chunk := member.stream.read(_READ_BYTES):
+            decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    else:
+        for _ in read_records(member, text_column, _label(member, path)):
+            pass
+
+
+def _label(member: Member, path: str) -> str:
+    return printable(f"{path}/{member.name}" if member.name else path)
 
 
 def _stop_at_folder(error: OSError) -> None:

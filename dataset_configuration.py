@@ -4,16 +4,24 @@ from dataclasses import MISSING, dataclass
 
 from command_line import option, require
 
+_CORPUS_HELP = (
+    "folder tree of .txt and .jsonl files, plain or with .gz, .bz2, .zst or .xz, of .parquet files, and of "
+    ".tar (the same), .tgz, .txz and .zip archives of these"
+)
+_COLUMN_HELP = (
+    "column of the text in .jsonl and .parquet; a record is a document, and each of its lines is split into "
+    "sentences"
+)
+
 
 @dataclass
 class DatasetConfig:
     """Settings of build_pretraining_dataset.py."""
 
-    corpus_dir: str = option(
-        MISSING, "folder tree of .txt, .txt.gz, .txt.bz2 and .txt.zst files", group="corpus"
-    )
+    corpus_dir: str = option(MISSING, _CORPUS_HELP, group="corpus")
     vocab_file: str = option(MISSING, "WordPiece vocabulary, one piece a line", group="corpus")
     output_dir: str = option(MISSING, "folder of the TFRecord shards", group="output")
+    text_column: str = option("text", _COLUMN_HELP, group="corpus")
     max_seq_length: int = option(128, "tokens in an example", group="output")
     num_out_files: int = option(1000, "number of shards", group="output")
     held_out_fraction: float = option(
@@ -22,7 +30,7 @@ class DatasetConfig:
     num_processes: int = option(1, "worker processes; the output does not depend on it", group="work")
     seed: int = option(1314, "seed of the segment lengths and of the held-out choice", group="work")
     blanks_separate_docs: bool = option(
-        True, "a blank line ends a document; False makes each file one document", group="corpus"
+        True, "a blank line ends a document; False makes each text file one document", group="corpus"
     )
     do_lower_case: bool | None = option(
         None,
@@ -30,7 +38,11 @@ class DatasetConfig:
         group="corpus",
         negative="--no_lower_case",
     )
-    strict: bool = option(False, "stop at a file that is not UTF-8 instead of skipping it", group="corpus")
+    strict: bool = option(
+        False,
+        "stop at a file that is damaged or not UTF-8, or at a link in an archive, instead of skipping it",
+        group="corpus",
+    )
 
     def __post_init__(self):
         for name in ("num_out_files", "num_processes"):
@@ -48,9 +60,8 @@ class DatasetConfig:
 class VocabularyConfig:
     """Settings of build_vocabulary.py."""
 
-    corpus_dir: str = option(
-        MISSING, "folder tree of .txt, .txt.gz, .txt.bz2 and .txt.zst files", group="vocabulary"
-    )
+    corpus_dir: str = option(MISSING, _CORPUS_HELP, group="vocabulary")
+    text_column: str = option("text", _COLUMN_HELP, group="vocabulary")
     output: str = option(
         "vocab.txt", "vocabulary to write; its options are recorded beside it", group="vocabulary"
     )
@@ -61,7 +72,9 @@ class VocabularyConfig:
         None, "drop accents; default the same as --do_lower_case, as in BERT", group="vocabulary"
     )
     strict: bool = option(
-        False, "stop at a file that is not UTF-8 instead of skipping it", group="vocabulary"
+        False,
+        "stop at a file that is damaged or not UTF-8, or at a link in an archive, instead of skipping it",
+        group="vocabulary",
     )
 
     def __post_init__(self):

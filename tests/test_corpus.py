@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import hashlib
+import lzma
 import os
 import random
 import subprocess
@@ -15,6 +16,7 @@ import zstandard
 import corpus
 from command_line import UsageError
 from corpus import Source, find_sources, inspect_source, read_blocks, read_lines
+from corpus_files import open_binary
 
 ROOT = Path(__file__).parents[1]
 TEXT = (
@@ -36,6 +38,7 @@ PACKINGS = {
     ".txt.gz": gzip.compress,
     ".txt.bz2": bz2.compress,
     ".txt.zst": with_checksum,
+    ".txt.xz": lzma.compress,
 }
 
 
@@ -73,7 +76,7 @@ def test_every_packing_gives_the_same_documents(suffix, tmp_path):
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.bz2", ".txt.zst"])
+@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.bz2", ".txt.zst", ".txt.xz"])
 def test_archives_joined_end_to_end_are_read_to_the_end(suffix, tmp_path):
     """As pbzip2, pigz and `cat a.gz b.gz` make them; a character may be split between two."""
     content = TEXT.encode() * 50
@@ -82,7 +85,7 @@ def test_archives_joined_end_to_end_are_read_to_the_end(suffix, tmp_path):
         tmp_path, b"".join(map(PACKINGS[suffix], (content[:half], content[half:], b""))), "a" + suffix
     )
     assert inspect_source(source_of(path)).fault is None
-    with corpus.open_binary(str(path)) as stream:
+    with open_binary(str(path)) as stream:
         assert stream.read() == content
 
 
@@ -121,7 +124,7 @@ def test_text_that_is_not_utf8_is_reported(tmp_path):
     assert inspect_source(source_of(packed)).fault == "not UTF-8"
 
 
-@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.bz2", ".txt.zst"])
+@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.bz2", ".txt.zst", ".txt.xz"])
 def test_every_cut_of_an_archive_is_reported(suffix, tmp_path):
     whole = PACKINGS[suffix](TEXT.encode() * 20)
     for size in range(len(whole)):
@@ -130,7 +133,7 @@ def test_every_cut_of_an_archive_is_reported(suffix, tmp_path):
         assert fault is not None and fault.startswith(("damaged (", "not UTF-8")), size
 
 
-@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.bz2", ".txt.zst"])
+@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.bz2", ".txt.zst", ".txt.xz"])
 def test_flipped_byte_of_an_archive_is_reported_or_harmless(suffix, tmp_path):
     """Some bytes of a header say nothing about the text (gzip's time stamp); no other flip goes unnoticed."""
     draw = random.Random(0)
@@ -141,14 +144,14 @@ def test_flipped_byte_of_an_archive_is_reported_or_harmless(suffix, tmp_path):
         flipped = whole[:position] + bytes([whole[position] ^ 0x21]) + whole[position + 1 :]
         path = write(tmp_path, flipped, f"file{suffix}")
         if inspect_source(source_of(path)).fault is None:
-            with corpus.open_binary(str(path)) as stream:
+            with open_binary(str(path)) as stream:
                 assert stream.read() == content, position
         else:
             reported += 1
     assert reported > 0.95 * len(whole)
 
 
-@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.bz2", ".txt.zst"])
+@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.bz2", ".txt.zst", ".txt.xz"])
 def test_plain_text_named_as_an_archive_is_reported(suffix, tmp_path):
     for content in (TEXT, ""):
         assert inspect_source(source_of(write(tmp_path, content, f"a{suffix}"))).fault.startswith("damaged (")
@@ -172,7 +175,7 @@ def test_dangling_link_is_reported_and_a_pipe_is_not_waited_for(tmp_path):
 
 def test_sources_are_all_text_files_in_the_order_of_their_names(tmp_path):
     wanted = ["a.txt", "b/c.txt.gz", "b/d/e.txt.zst", "b.txt.bz2", "Z.txt", "é.txt"]
-    for name in [*wanted, "notes.md", "a.txt.xz", "a.txt~", ".hidden.txt", "b/.x.txt", "txt"]:
+    for name in [*wanted, "notes.md", "a.md.xz", "a.txt~", ".hidden.txt", "b/.x.txt", "txt"]:
         write(tmp_path, "x", name)
     (tmp_path / "folder.txt").mkdir()
     assert names_of(tmp_path) == sorted(wanted)
@@ -321,12 +324,16 @@ def test_memory_is_bounded_whatever_the_file(name, unit, count, tmp_path):
     with zstandard.open(path, "wb") if name.endswith(".zst") else path.open("wb") as stream:
         for _ in range(100):
             stream.write(chunk)
+    # ru_maxrss would begin with what this process holds.
     program = (
-        "import resource, sys, corpus\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "import sys, corpus\n"
+        "def peak():\n"
+        "    with open('/proc/self/status') as status:\n"
+        "        return next(int(line.split()[1]) for line in status if line.startswith('VmHWM'))\n"
+        "before = peak()\n"
         "assert corpus.inspect_source(corpus.Source(sys.argv[1], 'x')).fault is None\n"
         "characters = sum(len(l) for b in corpus.read_blocks(sys.argv[1], True) for d in b for l in d)\n"
-        "print(characters, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        "print(characters, peak() - before)\n"
     )
     command = [sys.executable, "-c", program, str(path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
