@@ -2,7 +2,7 @@
 
     python data/wikipedia_extraction.py enwiki-latest-pages-articles.xml.bz2 --output_dir data/extracted/wiki
 
-Writes <output_dir>/wiki_00000.txt and so on, about 10 MB each, documents.jsonl (an article's title, its file,
+Writes <output_dir>/wiki_00000.txt and so on, about 10 MB each, documents.ndjson (an article's title, its file,
 its place there, its characters) and, last, extraction.json (the dump's SHA-256, the counts, the settings).
 The articles are in the dump's order and the bytes do not depend on the number of processes. How markup reads
 as text is wikitext.py's; nothing is downloaded here.
@@ -34,7 +34,7 @@ from data.sentences import split_sentences
 from worker_processes import worker_pool
 
 RECORD_NAME = "extraction.json"
-DOCUMENTS_NAME = "documents.jsonl"
+DOCUMENTS_NAME = "documents.ndjson"
 
 _FILE_BYTES = 10_000_000
 _CHUNK_CHARACTERS = 400_000

@@ -341,7 +341,7 @@ def test_documents_are_where_the_list_says(tmp_path, monkeypatch):
     for title, sentences in documents.items():
         writer.write(title, sentences)
     writer.close()
-    entries = [json.loads(line) for line in (tmp_path / "documents.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in (tmp_path / "documents.ndjson").read_text().splitlines()]
     assert [entry["title"] for entry in entries] == list(documents)
     for entry in entries:
         texts = (tmp_path / entry["file"]).read_text(encoding="utf-8").split("\n\n")
