@@ -114,7 +114,7 @@ def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a name for this process, as a file while it lasts; the system releases it however the process ends.
+    """Hold a name for this process, as a file meanwhile; the system releases it however the process ends.
 
     Args:
         wait: until it is free.

@@ -241,10 +241,10 @@ class _Transfer:
         with self._ask(session, headers) as response:
             status = response.status_code
             if status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and headers:
-                if _content_range(response) == (None, received):
+                if _content_range(response) == (None, received) and not _is_other_version(response, version):
                     return
                 self._discard()
-                raise _Interrupted("the file became shorter meanwhile")
+                raise _Interrupted("the file changed meanwhile")
             if status == http.client.PARTIAL_CONTENT and headers:
                 start, total = _content_range(response)
                 if start != received or total is None or _is_other_version(response, version):
@@ -426,7 +426,7 @@ def _cause(error: BaseException) -> str:
         return "the host's name is not found: is it right, and this machine online?"
     if any(isinstance(inner, OSError) and inner.errno in _UNREACHABLE for inner in chain):
         return "there is no route to the host: is this machine online?"
-    if any(isinstance(inner, TimeoutError | urllib3.exceptions.TimeoutError) for inner in chain):
+    if any(isinstance(inner, TimeoutError) for inner in chain):
         return "the server fell silent"
     if any(isinstance(inner, http.client.IncompleteRead) for inner in chain):
         return "the connection ended early"
