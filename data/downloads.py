@@ -161,8 +161,6 @@ class _Transfer:
         self._record = path.with_name(f".{path.name}.partial.json")
 
     def run(self) -> None:
-        if self._content.size is not None and self._received() > self._content.size:
-            self._discard()
         try:
             with (
                 _Session() as session,
@@ -299,8 +297,7 @@ class _Transfer:
         bar.total = total or size
         bar.update(received - bar.n)
         with open(self._partial, "ab") as target:
-            # One byte more than it should have tells a file that is too long, however long that is.
-            while chunk := _read(response, _CHUNK_BYTES if size is None else size + 1 - received):
+            while chunk := _read(response):
                 received += len(chunk)
                 if size is not None and received > size:
                     break
@@ -310,7 +307,7 @@ class _Transfer:
             self._discard()
             raise _WrongContent(f"{size} bytes are expected, the server has more")
         if received < (total or size or 0):
-            raise _Interrupted(f"the connection ended after {received} of {total or size} bytes")
+            raise _Interrupted(f"the server ended it after {received} of {total or size} bytes")
 
     def _received(self) -> int:
         return self._partial.stat().st_size if self._partial.exists() else 0
@@ -357,10 +354,10 @@ def _without_credentials(address: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _read(response: requests.Response, most: int) -> bytes:
+def _read(response: requests.Response) -> bytes:
     """The next bytes of a body as they are sent; those that came before an error are not lost with it."""
     try:
-        return response.raw.read1(min(most, _CHUNK_BYTES), decode_content=False)
+        return response.raw.read1(_CHUNK_BYTES, decode_content=False)
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
         raise _Interrupted(_cause(error)) from None
 
@@ -423,9 +420,9 @@ def _cause(error: BaseException) -> str:
     """What went wrong on the way to a server, in words for the user."""
     chain = list(_chain(error))
     if any(isinstance(inner, socket.gaierror) for inner in chain):
-        return "the host's name is not found: is it right, and this machine online?"
+        return "its host's name is not found, as when this machine is offline"
     if any(isinstance(inner, OSError) and inner.errno in _UNREACHABLE for inner in chain):
-        return "there is no route to the host: is this machine online?"
+        return "there is no route to its host, as when this machine is offline"
     if any(isinstance(inner, TimeoutError) for inner in chain):
         return "the server fell silent"
     if any(isinstance(inner, http.client.IncompleteRead) for inner in chain):

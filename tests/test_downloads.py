@@ -48,7 +48,8 @@ run_program(lambda: print("downloaded:", download(sys.argv[1], sys.argv[2], Cont
 class Answer:
     """What the server does with one request; without anything said, what the standard says.
 
-    `cut` is after how many bytes of the body the connection ends; `stalls` has it stay open instead.
+    `cut` is after how many bytes of the body the connection ends; `stalls` has it stay open instead, and
+    `honest` has the headers speak of what is sent only.
     """
 
     status: int | None = None
@@ -56,6 +57,7 @@ class Answer:
     content: bytes | None = None
     cut: int | None = None
     stalls: bool = False
+    honest: bool = False
     chunked: bool = False
     knows_ranges: bool = True
     knows_if_range: bool = True
@@ -113,6 +115,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 if start >= len(whole):
                     asked.status, body = 416, b""
                     headers["Content-Range"] = f"bytes */{len(whole)}"
+        if answer.honest:
+            body = body[: answer.cut]
         headers |= {"Transfer-Encoding": "chunked"} if answer.chunked else {"Content-Length": str(len(body))}
         self.send_response(asked.status)
         for name, value in (headers | answer.headers | {"Connection": "close"}).items():
@@ -126,7 +130,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 site.go_on.wait(20)
                 self.wfile.write(body[answer.cut :])
                 asked.sent = len(body)
-            if answer.chunked and answer.cut is None:
+            if answer.chunked and (answer.cut is None or answer.honest):
                 self.wfile.write(b"0\r\n\r\n")
 
 
@@ -235,11 +239,24 @@ def test_a_download_that_gains_is_never_given_up(site, path, patience, pauses):
     assert len(site.log) == 26 and set(pauses) == {1}
 
 
-def test_a_file_whose_end_alone_was_lost_is_complete(site, path, patience):
+@pytest.mark.parametrize(("size", "statuses"), [(None, [200, 416]), (len(CONTENT), [200])])
+def test_a_file_whose_end_alone_was_lost_is_complete(site, path, patience, size, statuses):
     site.answers = [Answer(cut=len(CONTENT), chunked=True)]
+    assert download(site.address, path, Content(size), patience)
+    assert_is_whole(path)
+    assert [asked.status for asked in site.log] == statuses
+
+
+def test_a_body_that_ends_too_early_without_saying_so_is_no_whole_file(site, path, patience):
+    """The expected size tells it in the first answer, the size that comes beside a range in the second."""
+    site.answers = [Answer(cut=HALF, chunked=True, honest=True), Answer(cut=HALF // 2, honest=True)]
+    assert download(site.address, path, Content(len(CONTENT)), patience)
+    assert_is_whole(path)
+    assert site.ranges == [None, f"bytes={HALF}-", f"bytes={HALF + HALF // 2}-"]
+    path.unlink()
+    site.answers = [Answer(cut=HALF), Answer(cut=HALF // 2, honest=True)]
     assert download(site.address, path, patience=patience)
     assert_is_whole(path)
-    assert [asked.status for asked in site.log] == [200, 416]
 
 
 def test_a_stalled_server_is_left_and_asked_for_the_rest(site, path, patience, capsys):
@@ -337,10 +354,26 @@ def test_it_gives_up_with_one_line_after_pauses_that_grow_to_a_bound(site, path,
 
 
 def test_a_server_that_never_gets_further_is_given_up(site, path, patience):
-    site.usual = Answer(cut=HALF, knows_ranges=False)
+    site.answers = [Answer(cut=cut, knows_ranges=False) for cut in (HALF, HALF // 2)] * 10
     with pytest.raises(RunFailure, match="the connection ended early"):
         download(site.address, path, patience=patience)
     assert len(site.log) == 1 + patience.attempts
+
+
+def test_a_server_that_sends_nothing_leaves_nothing(site, path, patience):
+    site.usual = Answer(cut=0)
+    with pytest.raises(RunFailure, match=r"ended early.*tried 8 times$"):
+        download(site.address, path, patience=patience)
+    assert names(path) == []
+
+
+def test_an_older_and_longer_beginning_does_not_stay(site, path, patience):
+    site.answers = [Answer(cut=HALF), Answer(status=404)]
+    with pytest.raises(RunFailure, match="404 Not Found"):
+        download(site.address, path, Content(len(CONTENT)), patience)
+    site.content = CONTENT[1:1000]
+    assert download(site.address, path, Content(999, sha256(site.content)), patience)
+    assert_is_whole(path, site.content)
 
 
 def test_a_server_out_of_reach_is_given_up_soon(path, patience, pauses):
@@ -355,8 +388,12 @@ def test_a_server_out_of_reach_is_given_up_soon(path, patience, pauses):
 @pytest.mark.parametrize(
     ("place", "error", "told"),
     [
-        ((socket, "getaddrinfo"), socket.gaierror(-3, "Temporary failure"), "name is not found.*online"),
-        ((urllib3.util.connection, "create_connection"), OSError(errno.ENETUNREACH, "x"), "no route.*online"),
+        ((socket, "getaddrinfo"), socket.gaierror(-3, "Temporary failure"), "name is not found.*offline"),
+        (
+            (urllib3.util.connection, "create_connection"),
+            OSError(errno.ENETUNREACH, "x"),
+            "no route.*offline",
+        ),
     ],
 )
 def test_being_offline_is_told_in_one_line(site, path, patience, monkeypatch, place, error, told):
