@@ -176,7 +176,6 @@ class _Transfer:
                 session.headers.update(_HEADERS)
                 session.max_redirects = 10
                 self._receive_right_content(session, bar)
-            self._record.unlink(missing_ok=True)
             files.publish(self._partial, self._path)
         finally:
             if not self._received():

@@ -15,6 +15,7 @@ import random
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import termios
@@ -286,6 +287,16 @@ def test_a_file_that_changed_meanwhile_is_no_mixture(site, path, patience, knows
     assert site.ranges[1] == f"bytes={HALF}-"
 
 
+@pytest.mark.parametrize(
+    "content_range", [f"bytes 0-{len(CONTENT) - 1}/{len(CONTENT)}", f"bytes {HALF}-{HALF}/*", "", "bytes 1"]
+)
+def test_another_part_than_asked_for_is_not_appended(site, path, patience, content_range):
+    site.answers = [Answer(cut=HALF), Answer(status=206, headers={"Content-Range": content_range})]
+    assert download(site.address, path, patience=patience)
+    assert_is_whole(path)
+    assert site.ranges == [None, f"bytes={HALF}-", None]
+
+
 def test_without_a_version_pieces_are_joined_only_where_a_checksum_tells(site, path, patience):
     site.validators = {}
     site.answers = [Answer(cut=HALF)]
@@ -499,6 +510,22 @@ def test_no_redirect_leads_from_https_to_http(site, path, patience, monkeypatch)
     target = "//127.0.0.1:1/b"
     with pytest.raises(RunFailure, match="Connection refused"):
         download("https://host.example/a", path, patience=patience)
+
+
+def test_a_server_of_an_unknown_certificate_is_refused_at_once(site, path, patience, pauses, tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-keyout", key, "-out", certificate, "-subj", "/CN=127.0.0.1"]
+    try:
+        subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl makes the certificate")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    site.socket = context.wrap_socket(site.socket, server_side=True)
+    with pytest.raises(RunFailure, match="CERTIFICATE_VERIFY_FAILED"):
+        download(site.address.replace("http:", "https:"), path, patience=patience)
+    assert site.log == [] and pauses == [] and names(path) == []
 
 
 @pytest.mark.parametrize(
