@@ -1,8 +1,10 @@
 """One file from the web: resumed where it broke off, checked, and under its own name only when it is whole.
 
 What has come so far lies beside the file as .<name>.partial, and where it came from and in which version as
-.<name>.partial.json; a later run asks the server for the rest. Here is neither a list of files nor a program:
-those are the modules that call `download`. Files of the Hugging Face hub come through huggingface_hub.
+.<name>.partial.json; a later run asks the server for the rest. Proxies are taken from the environment.
+
+Here is neither a list of files nor a program: those are the modules that call `download`. Files of the Hugging
+Face hub come through huggingface_hub.
 """
 
 import contextlib
@@ -288,12 +290,12 @@ class _Transfer:
 
     def _begin_anew(self, response: requests.Response) -> None:
         self._discard()
-        # The record first: bytes without their version would be taken for those of an older one's.
+        # The record first, so that whatever a kill leaves of the file is of a known version.
         self._record.write_text(json.dumps({"address": self._shown, "version": _version(response)}))
 
     def _append(self, response: requests.Response, total: int | None, bar: tqdm) -> None:
-        received, size = self._received(), self._content.size
-        bar.total = total or size
+        received, size = self._received(), self._content.size if total is None else total
+        bar.total = size
         bar.update(received - bar.n)
         with open(self._partial, "ab") as target:
             while chunk := _read(response):
@@ -305,8 +307,8 @@ class _Transfer:
         if size is not None and received > size:
             self._discard()
             raise _WrongContent(f"{size} bytes are expected, the server has more")
-        if received < (total or size or 0):
-            raise _Interrupted(f"the server ended it after {received} of {total or size} bytes")
+        if size is not None and received < size:
+            raise _Interrupted(f"the server ended it after {received} of {size} bytes")
 
     def _received(self) -> int:
         return self._partial.stat().st_size if self._partial.exists() else 0

@@ -449,6 +449,13 @@ def test_nothing_is_written_beyond_the_expected_size(site, path, start, chunked)
     assert len(site.log) == 2 and names(path) == []
 
 
+def test_a_part_that_is_longer_than_it_says_is_not_taken(site, path, patience):
+    part = {"Content-Range": f"bytes {HALF}-{len(CONTENT) - 1}/{len(CONTENT)}"}
+    site.answers = [Answer(cut=HALF), Answer(status=206, content=CONTENT, headers=part)]
+    assert download(site.address, path, patience=patience)
+    assert_is_whole(path)
+
+
 def test_what_a_proxy_sends_in_its_place_does_not_cost_what_came(site, path, patience):
     page = Answer(status=200, content=b"<html>log in</html>", headers={"ETag": '"page"'})
     site.answers = [Answer(cut=HALF), page]
