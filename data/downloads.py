@@ -3,8 +3,8 @@
 What has come so far lies beside the file as .<name>.partial, and where it came from and in which version as
 .<name>.partial.json; a later run asks the server for the rest. Proxies are taken from the environment.
 
-Here is neither a list of files nor a program: those are the modules that call `download`. Files of the Hugging
-Face hub come through huggingface_hub.
+Here is neither a list of files nor a program: those are the modules that call `download`. Files of the
+Hugging Face hub come through huggingface_hub.
 """
 
 import contextlib
