@@ -107,7 +107,14 @@ def remove_leftovers(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a folder for this process; the system releases it however the process ends.
+    """Hold a folder for this process: `lock` on its file .lock."""
+    with lock(Path(folder) / ".lock", wait=wait):
+        yield
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a name for this process, as a file meanwhile; the system releases it however the process ends.
 
     Args:
         wait: until it is free.
@@ -115,7 +122,6 @@ def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     Raises:
         BlockingIOError: another process holds it (its message names the process).
     """
-    path = Path(folder) / ".lock"
     with contextlib.ExitStack() as stack:
         while True:
             stream = stack.enter_context(open(path, "a+"))

@@ -3,26 +3,20 @@
     python data/squad_download.py --output_dir data/download/squad/v1.1
     python data/squad_download.py --squad_version 2.0 --output_dir data/download/squad/v2.0 --url http://mirror/squad
 
-A file gets its name only with the right size and SHA-256; one that is there with them stays. The data set is
-that of Rajpurkar et al. 2016 and 2018 (CC BY-SA 4.0).
+A file gets its name only with the right size and SHA-256; one that is there with them stays, and a download
+that broke off goes on from there (data/downloads.py). The data set is that of Rajpurkar et al. 2016 and 2018
+(CC BY-SA 4.0).
 """
 
-import hashlib
-import http.client
 import sys
-import urllib.error
-import urllib.request
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 # Run by its path, Python looks for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import files
-from command_line import RunFailure, UsageError, option, parse, run_program
-
-_CHUNK_BYTES = 1 << 20
-_TIMEOUT_SECONDS = 60
+from command_line import option, parse, run_program
+from data import downloads
 
 
 @dataclass(frozen=True)
@@ -67,8 +61,7 @@ class SquadDownloadConfig:
     )
 
     def __post_init__(self):
-        if not self.url.startswith(("http://", "https://")):
-            raise UsageError(f"--url {self.url}: must begin with http:// or https://")
+        downloads.require_web_address(self.url, "url")
 
 
 def main() -> int:
@@ -85,42 +78,8 @@ def obtain(file: DataFile, folder: str | Path, url: str) -> bool:
     Raises:
         RunFailure: it cannot be had, or has another content than it should.
     """
-    folder = Path(folder)
-    path = folder / file.name
-    if path.is_file() and path.stat().st_size == file.size and files.sha256_of_file(path) == file.sha256:
-        return False
-    folder.mkdir(parents=True, exist_ok=True)
-    address = f"{url.rstrip('/')}/{file.name}"
-    temporary = files.temporary_path(path)
-    try:
-        found = _download(address, temporary, file.size)
-        if found != file.sha256:
-            raise RunFailure(
-                f"{address}: has another content than expected: SHA-256 {file.sha256} is expected, "
-                f"{found} found"
-            )
-        files.publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
-
-
-def _download(address: str, path: Path, size: int) -> str:
-    """Stream a file of at most `size` bytes, and one more that tells a longer one; returns its SHA-256."""
-    digest, received = hashlib.sha256(), 0
-    try:
-        with (
-            urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as response,
-            open(path, "wb") as target,
-        ):
-            while chunk := response.read(min(_CHUNK_BYTES, size + 1 - received)):
-                digest.update(chunk)
-                received += len(chunk)
-                target.write(chunk)
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise RunFailure(f"{address}: cannot be downloaded ({reason})") from None
-    return digest.hexdigest()
+    content = downloads.Content(file.size, file.sha256)
+    return downloads.download(downloads.address_below(url, file.name), Path(folder) / file.name, content)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from command_line import RunFailure
-from data import squad_download
 from data.squad_download import DATA_FILES, DataFile, obtain
 
 CONTENT = json.dumps({"version": "1.1", "data": []}).encode() * 1000
@@ -69,30 +68,23 @@ def test_a_file_is_downloaded_once_and_again_where_it_was_damaged(mirror, file, 
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1] + b"x", CONTENT[:-1], CONTENT + b"x", b""])
-def test_another_content_never_gets_the_name_and_both_sums_are_told(mirror, file, tmp_path, content):
+def test_another_content_never_gets_the_name_and_what_differs_is_told(mirror, file, tmp_path, content):
     (mirror.folder / "train.json").write_bytes(content)
     with pytest.raises(RunFailure) as failure:
         obtain(file, tmp_path / "output", mirror.url)
-    assert file.sha256 in str(failure.value)
-    assert hashlib.sha256(content).hexdigest() in str(failure.value)
+    if len(content) == file.size:
+        told = [file.sha256, hashlib.sha256(content).hexdigest()]
+    else:
+        told = [f"{file.size} bytes", f"has {len(content)}"]
+    assert all(word in str(failure.value) for word in told)
     assert list((tmp_path / "output").iterdir()) == []
 
 
-def test_a_longer_file_is_read_no_further_than_one_byte_over(mirror, file, tmp_path, monkeypatch):
-    (mirror.folder / "train.json").write_bytes(CONTENT + bytes(1_000_000))
-    digest = hashlib.sha256()
-    monkeypatch.setattr(squad_download.hashlib, "sha256", lambda: digest)
-    with pytest.raises(RunFailure):
-        obtain(file, tmp_path / "output", mirror.url)
-    monkeypatch.undo()
-    assert digest.hexdigest() == hashlib.sha256(CONTENT + b"\0").hexdigest()
-
-
-def test_a_site_without_the_file_or_out_of_reach_is_a_failure_in_one_line(mirror, file, tmp_path):
+def test_a_site_without_the_file_is_a_failure_in_one_line(mirror, file, tmp_path):
     (mirror.folder / "train.json").unlink()
-    for url, reason in ((mirror.url, "File not found"), ("http://127.0.0.1:1", "refused")):
-        with pytest.raises(RunFailure, match=rf"{url}/train.json: cannot be downloaded .*{reason}"):
-            obtain(file, tmp_path / "output", url)
+    address = f"{mirror.url}/train.json"
+    with pytest.raises(RunFailure, match=f"{address}: cannot be downloaded .404 Not Found.$"):
+        obtain(file, tmp_path / "output", mirror.url)
 
 
 def test_the_program_ends_with_one_line_and_its_code(mirror, run_program, usage_error, tmp_path):
