@@ -2,8 +2,8 @@
 
     python data/wikipedia_extraction.py enwiki-latest-pages-articles.xml.bz2 --output_dir data/extracted/wiki
 
-Writes <output_dir>/wiki_00000.txt and so on, about 10 MB each, documents.ndjson (an article's title, its file,
-its place there, its characters) and, last, extraction.json (the dump's SHA-256, the counts, the settings).
+Writes <output_dir>/wiki_00000.txt and so on, about 10 MB each, documents.ndjson (title, file, place there and
+characters of each article) and, last, extraction.json (the dump's SHA-256, the counts, the settings).
 The articles are in the dump's order and the bytes do not depend on the number of processes. How markup reads
 as text is wikitext.py's; nothing is downloaded here.
 """
