@@ -125,8 +125,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         with contextlib.suppress(ConnectionError):
             piece = body[: answer.cut]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if answer.chunked and piece else piece)
+            # Before the client can have all of it and look.
             asked.sent = len(piece)
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if answer.chunked and piece else piece)
             if answer.stalls:
                 site.go_on.wait(20)
                 self.wfile.write(body[answer.cut :])
