@@ -19,7 +19,7 @@ SRUN = """#!/usr/bin/env bash
 if [[ ${1:-} == --help ]]; then echo "${PYXIS:-}"; exit; fi
 printf '%s\\n' "$@" --end-- >> "$RECORD"
 [[ -n ${WAIT:-} ]] || exit "${STATUS:-0}"
-trap '[[ -z ${CHECKPOINT:-} ]] || mkdir -p "$CHECKPOINT"; exit 143' USR1
+trap '[[ -z ${CHECKPOINT:-} ]] || mkdir -p "$CHECKPOINT"; exit ${ENDS:-143}' USR1
 touch "$RECORD.started"
 while true; do sleep 0.05; done
 """
@@ -192,10 +192,12 @@ def _signalled(submit, tmp_path, number: int, **environment: str) -> tuple[int, 
     return _end(process)
 
 
-def test_out_of_time_queues_the_job_again_where_there_is_a_new_checkpoint(submit, tmp_path):
+@pytest.mark.parametrize("status", [143, 128 + signal.SIGUSR1])
+def test_out_of_time_queues_the_job_again_where_there_is_a_new_checkpoint(submit, tmp_path, status):
+    """Also where the signal came before the program could take it for a wish to stop."""
     new = tmp_path / "results" / "models" / "base" / "checkpoints" / "ckpt-5"
-    code, stdout, _ = _signalled(submit, tmp_path, signal.SIGUSR1, CHECKPOINT=str(new))
-    assert code == 143 and str(new) in stdout
+    code, stdout, _ = _signalled(submit, tmp_path, signal.SIGUSR1, CHECKPOINT=str(new), ENDS=str(status))
+    assert code == status and str(new) in stdout
     assert _calls(tmp_path / "record.scontrol") == [["requeue", "7"]]
     # Phase 2 was not started.
     assert len(_calls(tmp_path / "record")) == 1
@@ -205,6 +207,14 @@ def test_out_of_time_without_progress_is_the_end(submit, tmp_path):
     code, _, stderr = _signalled(submit, tmp_path, signal.SIGUSR1)
     assert code == 1 and "without a new checkpoint" in stderr
     assert not _calls(tmp_path / "record.scontrol")
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_a_job_that_is_through_or_mistaken_is_not_queued_again(submit, tmp_path, status):
+    new = tmp_path / "results" / "models" / "base" / "checkpoints" / "ckpt-5"
+    ends = {"CHECKPOINT": str(new), "ENDS": str(status), "PHASE": "2"}
+    assert _signalled(submit, tmp_path, signal.SIGUSR1, **ends)[0] == status
+    assert new.exists() and not _calls(tmp_path / "record.scontrol")
 
 
 def test_a_cancelled_job_is_not_queued_again(submit, tmp_path):
