@@ -1,0 +1,81 @@
+"""Documents on their way through data preparation: what a source gives, and what was left out of it.
+
+A source's module plans its parts (`plan`), which can be read independently of each other, and reads one
+(`read`); whoever runs the parts is not known here.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import zstandard
+
+import files
+
+SUFFIX = ".jsonl.zst"
+_COMPRESSION_LEVEL = 3
+
+
+class TextDocument(NamedTuple):
+    """An article, a book or a record: its paragraphs in order, one a line, none of them blank."""
+
+    title: str
+    text: str
+
+
+@dataclass
+class Tally:
+    """What did not become a document.
+
+    Attributes:
+        dropped: documents left out, by reason.
+        skipped: (name, reason) of files that are left out whole, by a rule.
+        faults: what is damaged, each in words that name it; they make a step end non-zero unless tolerated.
+    """
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+class DocumentFile:
+    """Writes documents as compressed JSON lines, `{"title": …, "text": …}`; complete under its name or absent.
+
+    Use as a context manager; leaving it by an exception discards the file.
+    """
+
+    def __init__(self, path: str | Path):
+        self.documents = self.bytes = 0
+        self._path = Path(path)
+        self._temporary = files.temporary_path(path)
+
+    def __enter__(self) -> "DocumentFile":
+        self._stream = zstandard.open(
+            self._temporary, "wb", cctx=zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
+        )
+        return self
+
+    def write(self, document: TextDocument) -> None:
+        """Append a document; `bytes` counts its text in UTF-8."""
+        self._stream.write(json.dumps(document._asdict(), ensure_ascii=False).encode("utf-8") + b"\n")
+        self.documents += 1
+        self.bytes += len(document.text.encode("utf-8"))
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        try:
+            self._stream.close()
+            if error_type is None:
+                files.publish(self._temporary, self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def read_documents(path: str | Path) -> Iterator[TextDocument]:
+    """The documents of a file that `DocumentFile` wrote, in order."""
+    with zstandard.open(path, "rb") as stream:
+        for line in io.BufferedReader(stream, 1 << 20):
+            yield TextDocument(**json.loads(line))
