@@ -8,7 +8,6 @@ defaults, `--help`, the keys of a `--config` file and the table in the README: a
 import argparse
 import dataclasses
 import difflib
-import errno
 import os
 import signal
 import sys
@@ -146,7 +145,7 @@ def run_program(main: Callable[[], int | None]) -> typing.NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILURE
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in files.FULL_DISK:
             place = f" while writing {error.filename}" if error.filename else ""
             code = _report(program, f"no space left on the device{place}", EXIT_FAILURE)
         elif error.filename:

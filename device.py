@@ -6,7 +6,7 @@ import platform
 
 from affinity import take_processors
 from command_line import UsageError
-from distributed import Workers
+from workers import Workers
 
 _DTYPE_POLICIES = {"fp32": "float32", "tf32": "float32", "amp": "mixed_float16", "bf16": "mixed_bfloat16"}
 

@@ -12,8 +12,11 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 _CHUNK_BYTES = 1 << 20
 # The names that `temporary_path` and `remove_folder` give: .<name>.<process>.tmp and .deleted.
@@ -45,7 +48,7 @@ def flush_to_disk(path: str | Path) -> None:
 def temporary_path(path: str | Path) -> Path:
     """A hidden name beside `path` that only this process uses; finish it with `publish`."""
     path = Path(path)
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{_process_number()}.tmp")
 
 
 def publish(temporary: str | Path, path: str | Path) -> None:
@@ -89,7 +92,7 @@ def remove_folder(path: str | Path) -> None:
     path = Path(path)
     if not path.exists():
         return
-    doomed = path.with_name(f".{path.name}.{os.getpid()}.deleted")
+    doomed = path.with_name(f".{path.name}.{_process_number()}.deleted")
     os.replace(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
@@ -141,3 +144,8 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         finally:
             # While it is still held: whoever locks the file later finds that it has no name any more.
             path.unlink(missing_ok=True)
+
+
+def _process_number() -> int:
+    """Of this process alone among all machines that may share a file system."""
+    return zlib.crc32(os.uname().nodename.encode()) << 32 | os.getpid()

@@ -15,9 +15,9 @@ from batching import BatchShape
 from checkpointing import Checkpoint
 from command_line import UsageError
 from configuration import PretrainingConfig, keep_global_batch_size
-from distributed import Workers
 from tfrecords import Shards
 from tokenization import Vocabulary, load_vocabulary
+from workers import Workers
 
 # Settings that change what is being trained or the order of what it sees. The learning rate, its schedule and
 # the number of updates are not among them: they may change on a restart.

@@ -17,7 +17,6 @@ from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
 from device import set_up_device
-from distributed import Workers
 from masking import MaskingRule
 from optimization import SCHEDULES, AdamW, Lamb, Optimizer
 from pretraining import PretrainingModel, held_out_metrics, metrics
@@ -26,6 +25,7 @@ from pretraining_inputs import Inputs, Start, batch_shape, meaning
 from tfrecords import example_length
 from training import StopSignal, add_sums
 from training_run import TrainingRun, abridged, arrays
+from workers import Workers
 
 # Every held-out evaluation masks this share, whatever the training does.
 _HELD_OUT_MASK_PROB = 0.15

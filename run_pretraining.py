@@ -14,8 +14,8 @@ import pretraining_inputs
 from command_line import parse, run_program
 from configuration import PretrainingConfig
 from device import keep_freed_memory, take_share
-from distributed import Workers, find_workers
 from worker_checks import check_alike, hold_folder
+from workers import Workers, find_workers
 
 
 def main() -> int:

@@ -12,9 +12,9 @@ import os
 import squad_inputs
 from command_line import parse, run_program
 from device import keep_freed_memory, take_share
-from distributed import Workers, find_workers
 from squad_configuration import SquadConfig
 from worker_checks import check_alike, hold_folder
+from workers import Workers, find_workers
 
 
 def main() -> int:

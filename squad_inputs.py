@@ -16,12 +16,12 @@ from batching import BatchShape
 from checkpointing import Checkpoint
 from command_line import UsageError
 from configuration import keep_global_batch_size
-from distributed import Workers
 from pretrained_models import PretrainedModel, load_pretrained
 from squad_configuration import SquadConfig
 from squad_data import iterate_questions
 from squad_features import FeatureRule, Features, build_features, load_features
 from tokenization import Vocabulary, load_vocabulary
+from workers import Workers
 
 CHECKPOINT_PREFIX = "ckpt-"
 PLAIN_HEAD, JOINT_HEAD = "qa_outputs/", "squad_head/"

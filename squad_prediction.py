@@ -11,11 +11,11 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import files
-from distributed import ALONE, Workers
 from question_answering import QuestionAnsweringModel
 from squad_batches import block_batches, bucket_lengths, prediction_blocks
 from squad_decoding import Decoded, DecodingRule, JointOutput, PlainOutput, WindowView, decode
 from squad_features import Features
+from workers import ALONE, Workers
 
 _INPUTS = ("input_ids", "input_mask", "segment_ids", "context_mask")
 _PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p99.9": 99.9, "max": 100}

@@ -16,7 +16,6 @@ import squad_evaluation
 import weight_conversion
 from command_line import RunFailure, UsageError
 from device import set_up_device
-from distributed import Workers
 from optimization import AdamW, layerwise_multipliers, polynomial_decay_after_warmup
 from question_answerer import assign_pretrained, build_model
 from squad_batches import TrainingWindows, bucket_lengths
@@ -27,6 +26,7 @@ from squad_prediction import JsonObjectFile, Predictor
 from telemetry import SQUAD_UNITS, duration
 from training import StopSignal
 from training_run import TrainingRun, abridged, arrays
+from workers import Workers
 
 PREDICTIONS, N_BEST, NULL_ODDS, RESULTS = (
     "predictions.json",

@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from batching import UpdateData
 from command_line import EXIT_INTERRUPTED, EXIT_TERMINATED, RunFailure
-from distributed import ALONE, Workers
 from keyed_random import derive_key
 from optimization import Optimizer, Schedule
 from stall_watch import WAITING, StallWatch
 from telemetry import Meter
+from workers import ALONE, Workers
 
 CLIP_NORM = 1.0
 

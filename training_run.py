@@ -19,12 +19,12 @@ from tqdm import tqdm
 import checkpointing
 from batching import UpdateData
 from checkpointing import Checkpoint
-from distributed import Workers
 from optimization import Optimizer, Schedule
 from stall_watch import StallWatch
 from telemetry import UNITS, DllLog, Meter, TensorBoardLog, duration
 from tokenization import Vocabulary
 from training import Engine, Hooks, LoopPlan, StopSignal, UpdateResult, Window, run_loop
+from workers import Workers
 
 
 class TrainingRun(abc.ABC):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import files
 from command_line import UsageError
-from distributed import Workers, software
+from workers import Workers, software
 
 # Settings that fit a machine, and may differ from one to the next.
 _OF_A_MACHINE = ("affinity",)

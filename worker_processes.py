@@ -4,25 +4,30 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from command_line import RunFailure
+from command_line import RunFailure, Terminated
+
+
+class WorkerDied(RunFailure):
+    """A worker process ended without a result: the system ended it, most often for want of memory."""
 
 
 @contextlib.contextmanager
 def worker_pool(
     count: int, initializer: Callable | None = None, initargs: tuple = ()
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of `count` processes; an error or interrupt cancels what has not started.
+    """A pool of `count` processes; an error cancels what has not started, an interrupt what runs, too.
 
     Args:
         initializer: called in each worker with `initargs` before its first task.
 
     Raises:
-        RunFailure: a worker died.
+        WorkerDied: one of the processes.
     """
     pool = ProcessPoolExecutor(
         count,
@@ -39,9 +44,15 @@ def worker_pool(
     except BrokenProcessPool:
         # Until Python 3.11.5 a pool whose workers died while it sent them data waits for ever for the pipe to
         # be read (github.com/python/cpython/issues/94777); it is closed here as newer versions do.
-        with contextlib.suppress(AttributeError, OSError):
-            pool._call_queue._reader.close()
-        raise RunFailure("a worker process died (out of memory?); run the command again to go on") from None
+        if sys.version_info < (3, 11, 5):
+            with contextlib.suppress(AttributeError, OSError):
+                pool._call_queue._reader.close()
+        raise WorkerDied("a worker process died (out of memory?); run the command again to go on") from None
+    except (KeyboardInterrupt, Terminated):
+        # Results are complete or absent, so that nobody has to wait for the tasks that run.
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -72,6 +83,7 @@ def _signals_deferred() -> Iterator[None]:
 def _set_up_worker(initializer: Callable | None, initargs: tuple) -> None:
     # Again, for a worker that the pool starts later than the first tasks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if initializer is not None:
         initializer(*initargs)

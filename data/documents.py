@@ -43,9 +43,10 @@ class Tally:
 
 
 class DocumentFile:
-    """Writes documents as compressed JSON lines, `{"title": …, "text": …}`; complete under its name or absent.
+    """Writes documents as compressed JSON lines, `{"title": …, "text": …}`.
 
-    Use as a context manager; leaving it by an exception discards the file.
+    The file is complete under its name or absent. Use as a context manager; leaving it by an exception
+    discards the file.
     """
 
     def __init__(self, path: str | Path):

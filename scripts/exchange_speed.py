@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from command_line import UsageError, option, parse, require, run_program
 from configuration import PretrainingConfig
 from device import take_share
-from distributed import find_workers
+from workers import find_workers
 
 
 @dataclasses.dataclass

@@ -21,7 +21,7 @@ from affinity import Unplaced, as_list, cores, find_places, local_numbers, read_
 from command_line import UsageError
 from configuration import PretrainingConfig
 from device import take_share
-from distributed import Workers
+from workers import Workers
 
 
 class Machine:
@@ -339,7 +339,7 @@ WORKER = """
 import json, os, threading
 from affinity import local_numbers
 from device import take_share
-from distributed import Workers
+from workers import Workers
 
 threads, replace = {}, dict.__setitem__
 exec(os.environ["PRETENDED_TENSORFLOW"])

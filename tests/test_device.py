@@ -4,7 +4,7 @@ import pytest
 
 from command_line import UsageError
 from device import take_share
-from distributed import Workers
+from workers import Workers
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from command_line import RunFailure, UsageError
-from distributed import find_workers
+from workers import find_workers
 
 
 def main(path: str) -> None:

@@ -1,0 +1,179 @@
+"""The units of a step: independent of each other, each done once, whatever is interrupted.
+
+A unit writes its result, complete or absent, and returns a record of it. The record is kept as
+<folder>/.units/<name>.json and comes after the result, so that a unit with a record is done: a step that was
+killed goes on with the units that have none. Where units run is for executors.py, what they do for the
+steps that have them.
+"""
+
+import concurrent.futures
+import contextlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+import files
+from command_line import RunFailure, UsageError
+from data.executors import Backend
+from worker_processes import WorkerDied
+
+UNITS_FOLDER = ".units"
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of a step's work.
+
+    Attributes:
+        name: of its own within the step, and fit for a file's name.
+        result: path of its result within the step's folder.
+        arguments: what the step's function takes beside the result's path.
+        weight: its share of the work, for the progress bar.
+    """
+
+    name: str
+    result: str
+    arguments: tuple
+    weight: int = 1
+
+
+def record_path(folder: Path, unit: Unit) -> Path:
+    return folder / UNITS_FOLDER / f"{unit.name}.json"
+
+
+def read_records(folder: Path, units: Sequence[Unit]) -> Iterator[tuple[Unit, dict]]:
+    """The units that are done and their records, in the order of the units."""
+    for unit in units:
+        with contextlib.suppress(FileNotFoundError):
+            yield unit, files.read_json(record_path(folder, unit))
+
+
+def run_units(
+    units: Sequence[Unit],
+    function: Callable[..., dict],
+    folder: Path,
+    backend: Backend,
+    description: str,
+    scale: bool = False,
+) -> dict[str, str]:
+    """Have every unit done that is not done yet: `function(result path, *arguments)` gives its record.
+
+    A unit that fails is tried again at the end, `ATTEMPTS` times in all. Where a worker dies, those that were
+    running are tried one at a time, so that only the one that it died of is counted.
+
+    Args:
+        scale: whether weights are bytes.
+
+    Returns:
+        What went wrong with the units that have been set aside, by name.
+
+    Raises:
+        UsageError: a unit met a mistake of the user's; nothing else is tried then.
+        OSError: the disk is full.
+    """
+    (folder / UNITS_FOLDER).mkdir(parents=True, exist_ok=True)
+    waiting = [unit for unit in units if not record_path(folder, unit).exists()]
+    if not waiting:
+        return {}
+    for result_folder in {(folder / unit.result).parent for unit in waiting}:
+        result_folder.mkdir(parents=True, exist_ok=True)
+        files.remove_leftovers(result_folder)
+    files.remove_leftovers(folder / UNITS_FOLDER)
+    run = _Run(function, folder.resolve(), backend)
+    weight = sum(unit.weight for unit in units)
+    done = weight - sum(unit.weight for unit in waiting)
+    with tqdm(
+        total=weight,
+        initial=done,
+        desc=description,
+        unit="B" if scale else "unit",
+        unit_scale=scale,
+        disable=None,
+    ) as bar:
+        run.run(waiting, bar)
+    return run.set_aside
+
+
+class _Run:
+    """The units of a step on their way, over as many pools of workers as it takes."""
+
+    def __init__(self, function: Callable[..., dict], folder: Path, backend: Backend):
+        self.set_aside: dict[str, str] = {}
+        self._function, self._folder, self._backend = function, folder, backend
+        self._failures: Counter[str] = Counter()
+        self._running: dict[Future, Unit] = {}
+
+    def run(self, units: Sequence[Unit], bar: tqdm) -> None:
+        queue, suspects = deque(units), deque()
+        while queue or suspects:
+            try:
+                with self._backend.open(self._folder) as pool:
+                    self._drive(pool, suspects, 1, bar)
+                    self._drive(pool, queue, None, bar)
+            except WorkerDied as error:
+                lost = list(self._running.values())
+                self._running.clear()
+                if not lost:
+                    raise
+                if len(lost) == 1:
+                    self._count_failure(lost[0], error, suspects, bar)
+                else:
+                    suspects.extend(lost)
+
+    def _drive(
+        self, pool: concurrent.futures.Executor, queue: deque[Unit], limit: int | None, bar: tqdm
+    ) -> None:
+        while queue or self._running:
+            # Twice as many as there are workers, so that none waits for the next one.
+            while queue and len(self._running) < (limit or 2 * self._backend.count()):
+                # A pool that is broken refuses it: then it is still the first in the queue.
+                self._running[pool.submit(run_unit, self._function, str(self._folder), queue[0])] = queue[0]
+                queue.popleft()
+            finished, _ = concurrent.futures.wait(
+                self._running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in finished:
+                error = _outcome(future)
+                if isinstance(error, BrokenExecutor):
+                    raise error
+                unit = self._running.pop(future)
+                if error is None:
+                    bar.update(unit.weight)
+                elif isinstance(error, UsageError) or _is_full_disk(error):
+                    raise error
+                else:
+                    self._count_failure(unit, error, queue, bar)
+
+    def _count_failure(self, unit: Unit, error: BaseException, queue: deque[Unit], bar: tqdm) -> None:
+        self._failures[unit.name] += 1
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        if self._failures[unit.name] < ATTEMPTS and not self._backend.has_given_up(error):
+            tqdm.write(f"{unit.name}: failed ({words}); it will be tried again")
+            queue.append(unit)
+        else:
+            tqdm.write(f"{unit.name}: set aside ({words})")
+            self.set_aside[unit.name] = words
+            bar.update(unit.weight)
+
+
+def _outcome(future: Future) -> BaseException | None:
+    try:
+        return future.exception()
+    except concurrent.futures.CancelledError:
+        raise RunFailure("the workers are lost; run the command again to go on") from None
+
+
+def run_unit(function: Callable[..., dict], folder: str, unit: Unit) -> None:
+    """In a worker: a unit's result, then its record."""
+    path = Path(folder)
+    record = function(path / unit.result, *unit.arguments)
+    files.write_json(record_path(path, unit), record)
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in files.FULL_DISK
