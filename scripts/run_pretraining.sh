@@ -10,6 +10,8 @@
 # scripts/install.sh --horovod). HOSTS=one:8,two:8 starts the workers on these hosts over ssh, as many as they have
 # slots or as NUM_GPUS says, with SSH_CONFIG as ssh's configuration file (docs/scaling.md). On Slurm: run.sub.
 # RESTARTS=N starts a phase that crashed again, up to N times (scripts/supervise.sh). PHASE=1 or 2 runs it alone.
+# Without PRETRAIN_TFRECORDS_P1 and _P2 the data is what data/create_datasets_from_start.sh made below
+# DATA_PREP_WORKING_DIR (default: data); DATASET says which, where that are several.
 # What follows -- goes to run_pretraining.py, in both phases.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,7 +24,7 @@ names=(TRAIN_BATCH_SIZE_P1 LEARNING_RATE_P1 PRECISION NUM_GPUS XLA WARMUP_STEPS_
 further=(PHASE OPT_BETA_1_P1 OPT_BETA_2_P1 LR_DECAY_POWER_P1 END_LR_P1 SKIP_ADAPTIVE_P1
   OPT_BETA_1_P2 OPT_BETA_2_P2 LR_DECAY_POWER_P2 END_LR_P2 SKIP_ADAPTIVE_P2
   START CONTAINER CONTAINER_MOUNTS BIND HOSTS SSH_CONFIG RESTARTS MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1
-  CONFIG_P2 RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR PYTHON)
+  CONFIG_P2 RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR DATASET PYTHON)
 
 # shellcheck source=common.sh
 source scripts/common.sh
@@ -30,8 +32,7 @@ read_settings "$@"
 settle_device NUM_GPUS
 
 results=${RESULTS_DIR:-${CODE_DIR:-.}/results}
-data=${DATA_PREP_WORKING_DIR:-data}/tfrecord_lower_case_1_seq_len
-corpus=random_seed_12345/books_wiki_en_corpus/train
+data=${DATA_PREP_WORKING_DIR:-data}
 model_size=${MODEL_SIZE:-base}
 model_name=${MODEL_NAME:-$model_size}
 job_name=${JOB_NAME:-electra_pretraining}
@@ -39,6 +40,19 @@ job_name=${JOB_NAME:-electra_pretraining}
 phase=${PHASE:-both}
 [[ $phase == 1 || $phase == 2 || $phase == both ]] || fail "PHASE '$phase' is none of 1, 2, both"
 mkdir -p "$results"
+
+# prepared LENGTH: the shards of that length that data/create_datasets_from_start.sh made, of DATASET where there are
+# several; where there are none, the path at which NVIDIA's launcher looks, for the program to name.
+prepared() {
+  local found
+  # shellcheck disable=SC2206 # a dataset that is not given stands for any
+  found=("$data"/tfrecord_lower_case_[01]_seq_len_"$1"_random_seed_*/${DATASET:-*}/train)
+  if [[ ! -d ${found[0]} ]]; then
+    found=("$data/tfrecord_lower_case_1_seq_len_$1_random_seed_12345/${DATASET:-books_wiki_en_corpus}/train")
+  fi
+  ((${#found[@]} == 1)) || fail "several prepared datasets, set DATASET or PRETRAIN_TFRECORDS_P1 and _P2: ${found[*]}"
+  echo "${found[0]}/pretrain_data*"
+}
 
 # run_phase PHASE CONFIG DATA RESTORE BATCH RATE WARMUP STEPS ACCUMULATION
 run_phase() {
@@ -85,14 +99,14 @@ restore_p2=
 [[ ${RESTORE_CHECKPOINT:-true} != true ]] || restore_p2=latest
 
 if [[ $phase != 2 ]]; then
-  run_phase 1 "${CONFIG_P1:-configs/${model_size}_phase1.json}" \
-    "${PRETRAIN_TFRECORDS_P1:-${data}_128_$corpus/pretrain_data*}" "$restore_p1" \
+  shards=${PRETRAIN_TFRECORDS_P1:-$(prepared 128)}
+  run_phase 1 "${CONFIG_P1:-configs/${model_size}_phase1.json}" "$shards" "$restore_p1" \
     "${TRAIN_BATCH_SIZE_P1:-}" "${LEARNING_RATE_P1:-}" "${WARMUP_STEPS_P1:-}" "${TRAIN_STEPS_P1:-}" \
     "${GRADIENT_ACCUMULATION_STEPS_P1:-}"
 fi
 if [[ $phase != 1 ]]; then
-  run_phase 2 "${CONFIG_P2:-configs/${model_size}_phase2.json}" \
-    "${PRETRAIN_TFRECORDS_P2:-${data}_512_$corpus/pretrain_data*}" "$restore_p2" \
+  shards=${PRETRAIN_TFRECORDS_P2:-$(prepared 512)}
+  run_phase 2 "${CONFIG_P2:-configs/${model_size}_phase2.json}" "$shards" "$restore_p2" \
     "${TRAIN_BATCH_SIZE_P2:-}" "${LEARNING_RATE_P2:-}" "${WARMUP_STEPS_P2:-}" "${TRAIN_STEPS_P2:-}" \
     "${GRADIENT_ACCUMULATION_STEPS_P2:-}"
 fi

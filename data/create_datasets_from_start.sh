@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Training data from its sources to the TFRecords of 128 and 512 tokens that scripts/run_pretraining.sh reads.
+#
+#   bash data/create_datasets_from_start.sh                     # wiki_only: English Wikipedia
+#   bash data/create_datasets_from_start.sh wiki_books          # and BookCorpus, together
+#   bash data/create_datasets_from_start.sh owt                 # OpenWebText
+#   bash data/create_datasets_from_start.sh own my_texts/       # files and folders of your own
+#   bash data/create_datasets_from_start.sh own my_texts/ -- --clean standard --tolerate 3
+#
+# What follows -- goes to data/dataPrep.py in every step. In the environment:
+#
+#   DATA_PREP_WORKING_DIR   where everything lies (default: data/ of this repository)
+#   VOCAB_FILE              WordPiece vocabulary (default: vocab.txt in that folder, else that of Google's ELECTRA)
+#   VOCAB_SIZE              train a vocabulary of so many pieces on this text instead, with VOCAB_FLAGS for
+#                           build_vocabulary.py (--no-lower-case, say)
+#   MAX_SEQ_LENGTHS         default "128 512"
+#   N_PROCESSES             default: one a processor
+#   DASK_SCHEDULER          tcp://host:port of a Dask scheduler whose workers do the work (data/run_dask_slurm.sub)
+#   PYTHON                  the interpreter
+#
+# Run again, it goes on where it was; what is complete is not repeated.
+set -euo pipefail
+program=create_datasets_from_start.sh
+here=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# shellcheck source=../scripts/common.sh
+source scripts/common.sh
+
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "$0" && exit; fi
+
+mode=wiki_only
+if (($#)) && [[ $1 != -- ]]; then
+  mode=$1
+  shift
+fi
+inputs=()
+case $mode in
+  wiki_only) dataset=wikicorpus_en ;;
+  wiki_books) dataset=books_wiki_en_corpus ;;
+  owt) dataset=openwebtext ;;
+  own)
+    dataset=text
+    [[ ${1:---} != -- ]] || fail "own: which files? $program own DIR"
+    while (($#)) && [[ $1 != -- ]]; do
+      inputs+=("$(cd "$here" && realpath -s -- "$1")")
+      shift
+    done
+    ;;
+  *) fail "'$mode' is none of wiki_only, wiki_books, owt, own (see --help)" ;;
+esac
+if (($#)) && [[ $1 != -- ]]; then fail "'$1' is one too many (what goes to dataPrep.py follows --)"; fi
+if (($#)); then shift; fi
+passed_on=("$@")
+
+settle_python
+export DATA_PREP_WORKING_DIR=${DATA_PREP_WORKING_DIR:-data}
+vocabulary=${VOCAB_FILE:-$DATA_PREP_WORKING_DIR/vocab.txt}
+formatted=$DATA_PREP_WORKING_DIR/formatted_one_article_per_line
+
+# prepare ACTION DATASET FLAGS...: one step.
+prepare() {
+  printf '\n== %s: %s (%d s)\n' "$2" "$1" "$SECONDS"
+  command=("$python" data/dataPrep.py --action "$1" --dataset "$2")
+  flag n_processes "${N_PROCESSES:-}"
+  flag dask_scheduler "${DASK_SCHEDULER:-}"
+  run_to_end "${command[@]}" "${@:3}" "${passed_on[@]}"
+}
+
+if [[ $mode == own ]]; then
+  prepare text_formatting text --input_files "$(IFS=, && echo "${inputs[*]}")"
+else
+  prepare download "$dataset"
+  prepare text_formatting "$dataset"
+fi
+if [[ ! -f $vocabulary && -n ${VOCAB_SIZE:-} ]]; then
+  printf '\n== vocabulary of %s pieces (%d s)\n' "$VOCAB_SIZE" "$SECONDS"
+  corpus=$formatted/$dataset
+  [[ $dataset != books_wiki_en_corpus ]] || corpus=$formatted
+  read -ra vocabulary_flags <<< "${VOCAB_FLAGS:-}"
+  run_to_end "$python" build_vocabulary.py --corpus_dir "$corpus" --vocab_size "$VOCAB_SIZE" --output "$vocabulary" \
+    "${vocabulary_flags[@]}"
+elif [[ ! -f $vocabulary ]]; then
+  [[ -z ${VOCAB_FILE:-} ]] || fail "VOCAB_FILE $VOCAB_FILE: no such file"
+  prepare download google_pretrained_weights ||
+    fail "there is no vocabulary: VOCAB_FILE=FILE names one, VOCAB_SIZE=30522 trains one on this text"
+fi
+prepare sharding "$dataset"
+for length in ${MAX_SEQ_LENGTHS:-128 512}; do
+  prepare create_tfrecord_files "$dataset" --max_seq_length "$length" --vocab_file "$vocabulary"
+done
+[[ $mode == own ]] || prepare download squad
+printf '\n%s: done in %d s; next: bash scripts/run_pretraining.sh\n' "$program" "$SECONDS"

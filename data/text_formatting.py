@@ -1,0 +1,220 @@
+"""Sources -> documents: the step `text_formatting`.
+
+Each part of a source becomes a file of documents, `formatted_one_article_per_line/<dataset>/<part>.jsonl.zst`
+(documents.py), cleaned as asked, with an array beside it that tells of each document a key, which follows
+from its text alone, and the bytes of its text. How sources are read and texts are cleaned is for their own
+modules.
+"""
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import files
+import tfrecords
+from data import cleaning, decontamination, step_folder, text_sources, wikipedia_extraction
+from data.documents import SUFFIX, DocumentFile, Tally
+from data.executors import Backend
+from data.step_folder import SourceFile
+from data.units import UNITS_FOLDER, Unit, read_records, run_units
+
+INDEX_TYPE = np.dtype([("key", "<u8"), ("bytes", "<u8")])
+READERS = {"wikipedia": wikipedia_extraction, "text": text_sources}
+_EVALUATION_NAME = "evaluation.npy"
+# Bytes of documents for a byte of a source, which may be compressed, and for one that is plain text.
+_EXPANSION_COMPRESSED, _EXPANSION_PLAIN = 1.5, 0.5
+
+
+@dataclass(frozen=True)
+class Formatting:
+    """What decides on a dataset's documents beside its sources.
+
+    Attributes:
+        dataset: name of the dataset, and of its folder.
+        reader: one of `READERS`.
+        origin: title, licence and address of the dataset, for people.
+        text_column: column of the text in records.
+        blanks_separate_docs: whether a blank line in a text file ends a document.
+        strict: whether a file that would be left out stops the step.
+        clean: names of the cleaners (cleaning.py).
+        language: what the cleaner `language` keeps.
+        decontaminate_against: files with which no document may share text.
+    """
+
+    dataset: str
+    reader: str
+    origin: dict
+    text_column: str = "text"
+    blanks_separate_docs: bool = True
+    strict: bool = False
+    clean: frozenset[str] = frozenset()
+    language: str = "en"
+    decontaminate_against: tuple[str, ...] = ()
+
+    def settings(self) -> dict:
+        """All of it that decides on the documents, as it goes into the manifest."""
+        settings = {"dataset": self.dataset, "clean": sorted(self.clean)}
+        if "language" in self.clean:
+            settings["language"] = self.language
+        if self.decontaminate_against:
+            settings["decontaminate_against"] = [
+                {"name": os.path.basename(path), "sha256": files.sha256_of_file(path)}
+                for path in self.decontaminate_against
+            ]
+        if self.reader == "text":
+            settings |= {
+                "text_column": self.text_column,
+                "blanks_separate_docs": self.blanks_separate_docs,
+                "strict": self.strict,
+            }
+        return settings
+
+
+def format_text(
+    inputs: Sequence[str], formatting: Formatting, folder: Path, backend: Backend, tolerate: int
+) -> dict:
+    """Have all documents of a dataset in a folder; returns its manifest.
+
+    Raises:
+        UsageError: an input is none, or the folder holds the documents of other settings or sources.
+        RunFailure: more is damaged than is tolerated; all else is done.
+    """
+    reader = READERS[formatting.reader]
+    with step_folder.held(folder):
+        parts = reader.plan(inputs, **_reader_settings(formatting))
+        paths = dict.fromkeys(part.source for part in parts)
+        sources = step_folder.identify(_named(paths), folder, backend)
+        ledger = {"step": "text_formatting", "settings": formatting.settings(), "sources": sources}
+        manifest = step_folder.begin(folder, ledger)
+        if manifest is None:
+            evaluation = _save_evaluation(formatting, folder)
+            step_folder.require_space(folder, _estimate(paths), "the formatted text")
+            units = [
+                Unit(part.name, f"{part.name}{SUFFIX}", (part, formatting, evaluation), part.bytes)
+                for part in parts
+            ]
+            set_aside = run_units(units, format_part, folder, backend, "text to documents", scale=True)
+            manifest = _manifest(ledger, formatting, units, folder, set_aside)
+            step_folder.finish(folder, manifest)
+            dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items())
+            print(
+                f"{folder}: {manifest['documents']:,} documents, {manifest['bytes'] / 1e6:,.1f} MB of text"
+                f"{'; left out ' * bool(dropped)}{dropped}",
+                flush=True,
+            )
+        else:
+            print(f"{folder}: complete already, nothing to do", flush=True)
+    step_folder.judge(folder, manifest, tolerate)
+    return manifest
+
+
+def index_path(part: Path) -> Path:
+    """Where the index of a file of documents is."""
+    return part.with_name(f"index.{part.name}.npy")
+
+
+def load_index(part: Path) -> np.ndarray:
+    """`INDEX_TYPE` [documents], memory-mapped."""
+    return np.load(index_path(part), mmap_mode="r", allow_pickle=False)
+
+
+def format_part(path: Path, part, formatting: Formatting, evaluation: str | None) -> dict:
+    """In a worker: the documents of one part; returns what became of them."""
+    tally, entries = Tally(), []
+    cleaner = _cleaner(formatting.clean, formatting.language, evaluation)
+    with DocumentFile(path) as target:
+        for document in READERS[formatting.reader].read(part, tally):
+            document, reason = cleaner.clean(document)
+            if document is None:
+                tally.dropped[reason] += 1
+                continue
+            target.write(document)
+            text = document.text.encode("utf-8")
+            key = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+            entries.append((key, len(text)))
+    tfrecords.write_array(index_path(path), np.array(entries, INDEX_TYPE))
+    return {
+        "documents": target.documents,
+        "bytes": target.bytes,
+        "dropped": dict(sorted(tally.dropped.items())),
+        "skipped": tally.skipped,
+        "faults": tally.faults,
+        "stored_bytes": path.stat().st_size,
+        "sha256": files.sha256_of_file(path),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _cleaner(names: frozenset[str], language: str, evaluation: str | None) -> cleaning.Cleaner:
+    """Once in a worker: models and indexes take a while to load."""
+    return cleaning.Cleaner(names, language, evaluation)
+
+
+def _reader_settings(formatting: Formatting) -> dict:
+    if formatting.reader != "text":
+        return {}
+    return {
+        "text_column": formatting.text_column,
+        "blanks_separate_docs": formatting.blanks_separate_docs,
+        "strict": formatting.strict,
+    }
+
+
+def _named(paths: Sequence[str]) -> list[SourceFile]:
+    """Sources by names relative to the folder that all are in, so that they stay the same when it moves."""
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return [SourceFile(path, os.path.relpath(os.path.abspath(path), folder)) for path in paths]
+
+
+def _save_evaluation(formatting: Formatting, folder: Path) -> str | None:
+    if not formatting.decontaminate_against:
+        return None
+    path = (folder / UNITS_FOLDER / _EVALUATION_NAME).resolve()
+    decontamination.build_index(formatting.decontaminate_against).save(path)
+    return str(path)
+
+
+def _estimate(paths: Sequence[str]) -> int:
+    plain = (".txt", ".jsonl", ".xml")
+    return int(
+        sum(
+            os.path.getsize(path) * (_EXPANSION_PLAIN if path.endswith(plain) else _EXPANSION_COMPRESSED)
+            for path in paths
+        )
+    )
+
+
+def _manifest(
+    ledger: dict, formatting: Formatting, units: Sequence[Unit], folder: Path, set_aside: dict[str, str]
+) -> dict:
+    dropped: Counter[str] = Counter()
+    parts, skipped, faults = [], [], []
+    for unit, record in read_records(folder, units):
+        dropped.update(record["dropped"])
+        skipped += [{"name": name, "reason": reason} for name, reason in record["skipped"]]
+        faults += record["faults"]
+        parts.append(
+            {
+                "name": unit.result,
+                "documents": record["documents"],
+                "bytes": record["bytes"],
+                "stored_bytes": record["stored_bytes"],
+                "sha256": record["sha256"],
+            }
+        )
+    return ledger | {
+        "origin": formatting.origin,
+        "documents": sum(part["documents"] for part in parts),
+        "bytes": sum(part["bytes"] for part in parts),
+        "dropped": dict(sorted(dropped.items())),
+        "skipped_sources": skipped,
+        "faults": faults,
+        "set_aside": set_aside,
+        "parts": parts,
+    }

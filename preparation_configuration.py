@@ -1,0 +1,107 @@
+"""Every setting of data/dataPrep.py, in NVIDIA's names where it has them: one field = one flag."""
+
+from dataclasses import MISSING, dataclass
+
+from command_line import option, require
+
+DATASETS = {
+    "wikicorpus_en": "English Wikipedia, from its dump",
+    "bookscorpus": "BookCorpus, from the Hugging Face hub",
+    "books_wiki_en_corpus": "both of these together, for sharding and create_tfrecord_files",
+    "openwebtext": "OpenWebText, from the Hugging Face hub",
+    "text": "files of your own (--input_files)",
+    "squad": "SQuAD 1.1 and 2.0, to download only",
+    "google_pretrained_weights": "Google's ELECTRA and its vocabulary, to download only",
+}
+ACTIONS = ("download", "text_formatting", "sharding", "create_tfrecord_files")
+
+
+@dataclass
+class PreparationConfig:
+    """Settings of data/dataPrep.py."""
+
+    action: str = option(MISSING, "the step to run", group="what to do", choices=ACTIONS)
+    dataset: str = option(MISSING, "what to run it on", group="what to do", choices=tuple(DATASETS))
+    input_files: str | None = option(
+        None,
+        "comma-separated files and folders to format instead of what was downloaded",
+        group="text_formatting",
+    )
+    text_column: str = option("text", "column of the text in .jsonl and .parquet", group="text_formatting")
+    blanks_separate_docs: bool = option(
+        True,
+        "a blank line ends a document in .txt; False makes each file one document",
+        group="text_formatting",
+    )
+    strict: bool = option(
+        False,
+        "stop at a file that is not UTF-8 or is no plain file, instead of skipping it",
+        group="text_formatting",
+    )
+    clean: str = option(
+        "none",
+        "what to clean: none, as in NVIDIA's recipe; standard, all of it; or names with commas",
+        group="cleaning",
+    )
+    language: str = option("en", "language that the cleaner `language` keeps", group="cleaning")
+    decontaminate_against: str | None = option(
+        None,
+        "comma-separated files of evaluation text (SQuAD's .json, .txt): documents that share 13 words in a "
+        "row with them are left out",
+        group="cleaning",
+    )
+    n_training_shards: int = option(2048, "text shards for training, at most", group="sharding")
+    n_test_shards: int = option(2048, "text shards for held-out evaluation, at most", group="sharding")
+    fraction_test_set: float = option(
+        0.01, "share of the documents that is held out for evaluation", group="sharding"
+    )
+    segmentation_method: str = option(
+        "sentencex",
+        "how paragraphs become sentences; lines leaves them whole",
+        group="sharding",
+        choices=("sentencex", "lines"),
+    )
+    random_seed: int = option(
+        12345, "seed of the held-out choice and of the segment lengths", group="create_tfrecord_files"
+    )
+    max_seq_length: int = option(512, "tokens in an example", group="create_tfrecord_files")
+    vocab_file: str | None = option(
+        None, "WordPiece vocabulary; default vocab.txt in the working folder", group="create_tfrecord_files"
+    )
+    do_lower_case: bool | None = option(
+        None,
+        "lower-case the text; default the record beside the vocabulary, else True",
+        group="create_tfrecord_files",
+        negative="--no_lower_case",
+    )
+    mirror: str | None = option(
+        None,
+        "address to take dumps or SQuAD from instead of their own; for the hub it is HF_ENDPOINT in the "
+        "environment",
+        group="download",
+    )
+    n_processes: int = option(
+        0, "worker processes, 0 for one a processor; the output does not depend on it", group="work"
+    )
+    max_memory_gb: float = option(
+        0.0, "10^9 bytes that each process may allocate; 0 for no bound", group="work"
+    )
+    dask_scheduler: str | None = option(
+        None, "address of a Dask scheduler, tcp://host:port, whose workers do the work", group="work"
+    )
+    tolerate: int = option(
+        0, "damaged places of sources and failed pieces of work that are no failure", group="work"
+    )
+
+    def __post_init__(self):
+        for name in ("n_training_shards", "n_test_shards"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
+        for name in ("n_processes", "max_memory_gb", "tolerate"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(
+            0.0 <= self.fraction_test_set < 1.0,
+            "fraction_test_set",
+            self.fraction_test_set,
+            "must be in [0, 1)",
+        )
