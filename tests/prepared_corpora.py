@@ -13,10 +13,11 @@ from training_runs import ROOT
 
 from tokenization import SPECIAL_PIECES, Vocabulary
 
-WORDS = """
+TEXT = """
     the of and in to was is for on as by with he at from his that it an were are which river town king school
     north south water music army church field train house winter summer bridge island garden market doctor
-""".split()
+"""
+WORDS = TEXT.split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
