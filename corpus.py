@@ -10,14 +10,26 @@ import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from command_line import UsageError
-from corpus_files import FAULTS, KINDS, Member, SkippedMember, fault_of, kind_of, open_members, printable
-from corpus_records import read_records
+from corpus_files import (
+    FAULTS,
+    KINDS,
+    Member,
+    SkippedMember,
+    count_lines,
+    fault_of,
+    kind_of,
+    open_members,
+    printable,
+)
+from corpus_records import TextRecord, read_records
 from data.sentences import split_sentences
+from saved_datasets import entries_with_text
 
 _BLOCK_SIZE = 2_000_000
 # What a line takes in memory beside its characters; counted too, so that blocks of short lines are no larger.
@@ -38,11 +50,23 @@ class Source:
 
     Attributes:
         left_out: positions of an archive's members that are not read.
+        span: the part of it that is read, as `corpus_files.open_members` takes it; None for all.
     """
 
     path: str
     name: str
     left_out: frozenset[tuple[int, ...]] = frozenset()
+    span: tuple[int, int] | None = None
+
+
+class Text(NamedTuple):
+    """A file of text or a record: a file's name within its archive (or ""), a record's title (or ""), and
+    the lines, stripped; one longer than the bound comes in parts that end at a space."""
+
+    name: str
+    title: str
+    is_record: bool
+    lines: Iterator[str]
 
 
 @dataclass(frozen=True)
@@ -66,32 +90,40 @@ class SourceInspection:
         return [(f"{self.name}/{member.name}", member.reason) for member in self.skipped]
 
 
-def find_sources(corpus_dir: str | Path, leave_out: Collection[str | Path] = ()) -> list[Source]:
+def find_sources(
+    corpus_dir: str | Path, leave_out: Collection[str | Path] = (), flag: str = "corpus_dir"
+) -> list[Source]:
     """The files with text below a folder, sorted by name; linked folders are followed once.
 
     Args:
         leave_out: files and folders that are no text of the corpus though they may lie in it, such as the
             vocabulary and the results.
+        flag: which one names the folder, for messages.
 
     Raises:
         UsageError: the folder is missing, holds a folder that cannot be read, or holds no such file.
     """
     root = Path(corpus_dir)
     if not root.is_dir():
-        raise UsageError(f"--corpus_dir {corpus_dir}: no such folder")
+        raise UsageError(f"--{flag} {corpus_dir}: no such folder")
+
+    def stop_at_folder(error: OSError) -> None:
+        raise UsageError(f"--{flag} {error.filename}: {error.strerror}")
+
     sources, visited = [], set()
     left_out = {os.path.realpath(path) for path in leave_out}
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_stop_at_folder):
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=stop_at_folder):
         real = os.path.realpath(folder)
         if real in visited or real in left_out:
             subfolders.clear()
             continue
         visited.add(real)
+        subfolders[:], names = entries_with_text(folder, subfolders, names)
         # The same order on every file system, so that a folder with two names always goes by the same one.
         subfolders.sort()
         for name in names:
             path = Path(folder, name)
-            if kind_of(name) is None or os.path.realpath(path) in left_out:
+            if kind_of(name) is None or (left_out and os.path.realpath(path) in left_out):
                 continue
             # A dangling link is a source too, so that it is reported; pipes and sockets are none.
             if path.is_file() or not path.exists():
@@ -100,7 +132,7 @@ def find_sources(corpus_dir: str | Path, leave_out: Collection[str | Path] = ())
                     Source(str(path), os.fsencode(relative_name).decode("utf-8", "backslashreplace"))
                 )
     if not sources:
-        raise UsageError(f"--corpus_dir {corpus_dir}: holds no {KINDS} file")
+        raise UsageError(f"--{flag} {corpus_dir}: holds no {KINDS} file")
     return sorted(sources, key=lambda source: source.name)
 
 
@@ -115,25 +147,37 @@ def inspect_source(source: Source, text_column: str = "text") -> SourceInspectio
     Raises:
         UsageError: a record is no JSON, or has no such column.
     """
-    digest, size, fault = hashlib.sha256(), 0, None
-    skipped: list[SkippedMember] = []
+    digest, size = hashlib.sha256(), 0
     try:
         with open(source.path, "rb") as stream:
             while chunk := stream.read(_READ_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
-        if size == 0 and not source.path.endswith((".txt", ".jsonl")):
+    except OSError as error:
+        return SourceInspection(source.name, size, digest.hexdigest(), fault_of(error))
+    return SourceInspection(source.name, size, digest.hexdigest(), *find_faults(source, text_column))
+
+
+def find_faults(source: Source, text_column: str = "text") -> tuple[str | None, tuple[SkippedMember, ...]]:
+    """Why a source is not read, or None, and the members of it that are not, as a whole read of it shows.
+
+    Raises:
+        UsageError: a record is no JSON, or has no such column.
+    """
+    skipped: list[SkippedMember] = []
+    try:
+        if os.path.getsize(source.path) == 0 and not source.path.endswith((".txt", ".jsonl")):
             raise EOFError("an empty file is no archive")
-        for member in open_members(source.path, skipped=skipped.append):
+        for member in open_members(source.path, skipped=skipped.append, span=source.span):
             try:
-                _read_to_the_end(member, text_column, source.path)
+                _read_to_the_end(member, text_column, source)
             except FAULTS as error:
                 if not member.name:
                     raise
                 skipped.append(SkippedMember(member.position, member.name, fault_of(error)))
     except FAULTS as error:
-        fault = fault_of(error)
-    return SourceInspection(source.name, size, digest.hexdigest(), fault, tuple(skipped))
+        return fault_of(error), tuple(skipped)
+    return None, tuple(skipped)
 
 
 def usable_sources(
@@ -159,23 +203,21 @@ def usable_sources(
 def read_lines(
     path: str, text_column: str = "text", left_out: Collection[tuple[int, ...]] = ()
 ) -> Iterator[str]:
-    """A source's lines, stripped; one longer than the bound comes in parts that end at a space."""
-    for _, lines in _texts(path, text_column, left_out):
-        yield from lines
+    """A source's lines, as in `Text`."""
+    for text in read_texts(Source(path, path, frozenset(left_out)), text_column):
+        yield from text.lines
 
 
-def _texts(
-    path: str, text_column: str, left_out: Collection[tuple[int, ...]]
-) -> Iterator[tuple[bool, Iterator[str]]]:
-    """Whether it is a record, and the lines, of each file and each record of a source."""
-    for member in open_members(path, left_out):
+def read_texts(source: Source, text_column: str = "text") -> Iterator[Text]:
+    """Each file and each record of a source, in order; each is read before the next."""
+    for member in open_members(source.path, source.left_out, span=source.span):
         if member.kind == "txt":
             with io.TextIOWrapper(member.stream, encoding="utf-8-sig") as stream:
-                yield False, _stripped_lines(stream)
+                yield Text(member.name, "", False, _stripped_lines(stream))
         else:
-            for text in read_records(member, text_column, _label(member, path)):
+            for title, text in _records(member, text_column, source):
                 # As in a file, \r\n and \r end lines as well.
-                yield True, _stripped_lines(io.StringIO(text, newline=None))
+                yield Text(member.name, title, True, _stripped_lines(io.StringIO(text, newline=None)))
 
 
 def _stripped_lines(stream: io.TextIOBase) -> Iterator[str]:
@@ -227,35 +269,45 @@ def as_sentences(document: Document) -> Document:
 def _documents(
     path: str, blanks_separate_docs: bool, text_column: str, left_out: Collection[tuple[int, ...]]
 ) -> Iterator[tuple[Document, int]]:
-    for is_record, lines in _texts(path, text_column, left_out):
-        new_document = Record if is_record else list
-        blanks_end_it = blanks_separate_docs and not is_record
-        document, size = new_document(), 0
-        for line in lines:
-            if line:
-                document.append(line)
-                size += len(line) + _LINE_OVERHEAD
-            if document and (size >= _BLOCK_SIZE or (not line and blanks_end_it)):
-                yield document, size
-                document, size = new_document(), 0
-        if document:
+    for text in read_texts(Source(path, path, frozenset(left_out)), text_column):
+        new_document = Record if text.is_record else list
+        blanks_end_it = blanks_separate_docs and not text.is_record
+        for lines, size in group_lines(text.lines, blanks_end_it, _BLOCK_SIZE):
+            yield new_document(lines), size
+
+
+def group_lines(lines: Iterable[str], blanks_end_it: bool, most: int) -> Iterator[tuple[list[str], int]]:
+    """Documents as lists of lines without the blank ones, and their sizes; one of more than `most` is cut.
+
+    Args:
+        blanks_end_it: whether a blank line ends a document; otherwise all lines are one.
+        most: characters, a line counting 60 more than it has.
+    """
+    document, size = [], 0
+    for line in lines:
+        if line:
+            document.append(line)
+            size += len(line) + _LINE_OVERHEAD
+        if document and (size >= most or (not line and blanks_end_it)):
             yield document, size
+            document, size = [], 0
+    if document:
+        yield document, size
 
 
-def _read_to_the_end(member: Member, text_column: str, path: str) -> None:
+def _read_to_the_end(member: Member, text_column: str, source: Source) -> None:
     if member.kind == "txt":
         decoder = codecs.getincrementaldecoder("utf-8")()
         while chunk := member.stream.read(_READ_BYTES):
             decoder.decode(chunk)
         decoder.decode(b"", final=True)
     else:
-        for _ in read_records(member, text_column, _label(member, path)):
+        for _ in _records(member, text_column, source):
             pass
 
 
-def _label(member: Member, path: str) -> str:
-    return printable(f"{path}/{member.name}" if member.name else path)
-
-
-def _stop_at_folder(error: OSError) -> None:
-    raise UsageError(f"--corpus_dir {error.filename}: {error.strerror}")
+def _records(member: Member, text_column: str, source: Source) -> Iterator[TextRecord]:
+    label = printable(f"{source.path}/{member.name}" if member.name else source.path)
+    return read_records(
+        member, text_column, label, lambda: count_lines(source.path, source.span[0]) if source.span else 0
+    )

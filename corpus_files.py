@@ -21,10 +21,10 @@ from pathlib import PurePosixPath
 
 import zstandard
 
-KINDS = ".txt, .jsonl, .parquet, .tar or .zip"
+KINDS = ".txt, .jsonl, .parquet, .arrow, .tar or .zip"
 
 _PACKED = re.compile(r".*\.(txt|jsonl|tar)(\.gz|\.bz2|\.zst|\.xz)?", re.DOTALL)
-_WHOLE = re.compile(r".*\.(parquet|zip|tgz|txz)", re.DOTALL)
+_WHOLE = re.compile(r".*\.(parquet|arrow|zip|tgz|txz)", re.DOTALL)
 # OpenWebText's archive holds tars of this name.
 _BARE_XZ = re.compile(r"[^.]+\.xz")
 _READ_BYTES = 1 << 16
@@ -67,14 +67,16 @@ class Member:
     Attributes:
         position: number in the archive, two numbers for a file in a nested archive; () for a source.
         name: path within the archive, fit to be printed; "" for a source.
-        kind: txt, jsonl or parquet.
+        kind: txt, jsonl, parquet or arrow.
         stream: its decompressed bytes.
+        row_groups: the first and the one after the last that are wanted of a Parquet file; None for all.
     """
 
     position: tuple[int, ...]
     name: str
     kind: str
     stream: io.BufferedIOBase
+    row_groups: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class SkippedMember:
 
 
 def kind_of(name: str) -> str | None:
-    """txt, jsonl, parquet, tar, zip or xz (a tar or text, as its content says); None for other files."""
+    """txt, jsonl, parquet, arrow, tar, zip or xz (a tar or text, as its content says); None for others."""
     if name.startswith("."):
         return None
     if match := _PACKED.fullmatch(name) or _WHOLE.fullmatch(name):
@@ -105,6 +107,11 @@ def fault_of(error: Exception) -> str:
     return f"unreadable ({system_error})" if system_error else f"damaged ({error})"
 
 
+def is_damage(reason: str) -> bool:
+    """Whether a file that is left out should have been read, rather than being left out by a rule."""
+    return reason.startswith(("unreadable (", "damaged ("))
+
+
 def printable(name: str) -> str:
     """A name out of an archive or a folder, with what cannot be printed escaped."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -116,24 +123,38 @@ def open_binary(path: str) -> io.BufferedIOBase:
     return _decompressed(path, path)
 
 
+def count_lines(path: str, end: int) -> int:
+    """How many lines of a file end before an offset in bytes."""
+    lines = 0
+    with _range(path, 0, end) as stream:
+        while chunk := stream.read(_READ_BYTES):
+            lines += chunk.count(b"\n")
+    return lines
+
+
 def open_members(
     path: str,
     left_out: Collection[tuple[int, ...]] = (),
     skipped: Callable[[SkippedMember], None] = lambda member: None,
+    span: tuple[int, int] | None = None,
 ) -> Iterator[Member]:
     """The files of text and records that a source consists of, in its order; each is read before the next.
 
     Args:
         left_out: positions of members that are not wanted.
         skipped: called for each member that is no plain file, lies outside, or is an archive that is damaged.
+        span: first and the one after the last of the bytes (.txt, .jsonl) or row groups (.parquet) that are
+            wanted of a source that is neither compressed nor an archive; None for all.
 
     Raises:
         one of `FAULTS`: the archive is damaged, expands beyond measure, or holds nothing to read.
     """
     kind = kind_of(os.path.basename(path))
     if kind not in ("tar", "zip", "xz"):
-        with open_binary(path) as stream:
-            yield Member((), "", kind or "txt", stream)
+        row_groups = span if kind == "parquet" else None
+        in_bytes = span is not None and row_groups is None
+        with _range(path, *span) if in_bytes else open_binary(path) as stream:
+            yield Member((), "", kind or "txt", stream, row_groups)
         return
     budget = _Budget(os.path.getsize(path))
     empty = not left_out
@@ -352,6 +373,30 @@ def _decompressed(file: str | io.BufferedIOBase, name: str) -> io.BufferedIOBase
 
 def _opened(file: str | io.BufferedIOBase) -> io.BufferedIOBase:
     return open(file, "rb") if isinstance(file, str) else file
+
+
+def _range(path: str, start: int, end: int) -> io.BufferedReader:
+    """The bytes of a file from one offset to another, as if they were all of it."""
+    return io.BufferedReader(_RangeBytes(path, start, end), _READ_BYTES)
+
+
+class _RangeBytes(io.RawIOBase):
+    def __init__(self, path: str, start: int, end: int):
+        self._file = io.FileIO(path)
+        self._file.seek(start)
+        self._left = end - start
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        count = self._file.readinto(memoryview(buffer)[: self._left])
+        self._left -= count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 class _FrameStream(io.RawIOBase):
