@@ -41,8 +41,6 @@ def main() -> int:
     vocabulary = load_vocabulary(config.vocab_file, config.do_lower_case)
     sources = corpus.find_sources(config.corpus_dir, leave_out=(config.vocab_file, config.output_dir))
     output = _make_folder(config.output_dir)
-    # Each worker is one process on one core; the tokenizer's own threads would only compete.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with worker_pool(config.num_processes, _set_up_worker, (vocabulary, config)) as pool:
         inspections = _inspect(pool, sources, config)
         usable = _usable_sources(sources, inspections, config)

@@ -3,8 +3,8 @@
 An example is [CLS] A [SEP] B [SEP], or [CLS] A [SEP] alone. The lines of a document accumulate until a target
 length is reached and are then split in two segments (google-research/electra, build_pretraining_dataset).
 Every random draw is a function of the seed and of the document's text, so it does not depend on the file,
-the process or the order in which the document is met. What the tokens are has no part in the rule: segments are
-ranges of places in the document's tokens.
+the process or the order in which the document is met. What the tokens are has no part in the rule: segments
+are ranges of places in the document's tokens.
 """
 
 import hashlib
@@ -21,10 +21,7 @@ _SHORTEST_TARGET = 5
 
 
 class Segments(NamedTuple):
-    """An example's two segments, without special tokens: which of the document's tokens they take, line by line.
-
-    The second may be empty.
-    """
+    """Which of the document's tokens an example's segments take, line by line; the second may be empty."""
 
     first: list[range]
     second: list[range]
@@ -68,17 +65,19 @@ def build_examples(line_lengths: Iterable[int], max_seq_length: int, key: int) -
 
 
 def join_segments(
-    segments: Segments, tokens: np.ndarray, cls_id: int, sep_id: int
+    segments: Segments, tokens: np.ndarray, cls: np.ndarray, sep: np.ndarray
 ) -> tuple[np.ndarray, int]:
     """The example's token ids with [CLS] and [SEP], and the length of segment 0 with its special tokens.
 
     Args:
-        tokens: ids of all of the document's tokens, int32.
+        tokens: ids of all of the document's tokens.
+        cls, sep: ids of the special tokens, each an array of one.
     """
-    first, second = ([tokens[line.start : line.stop] for line in segment] for segment in segments)
-    cls, sep = np.array([[cls_id], [sep_id]], np.int32)
-    ids = np.concatenate([cls, *first, sep, *second, sep] if second else [cls, *first, sep])
-    return ids, sum(map(len, first)) + 2
+    first = np.concatenate([cls, *[tokens[line.start : line.stop] for line in segments.first], sep])
+    if not segments.second:
+        return first, len(first)
+    second = [tokens[line.start : line.stop] for line in segments.second]
+    return np.concatenate([first, *second, sep]), len(first)
 
 
 def _draw_target(stream: ScalarStream, max_seq_length: int) -> int:
@@ -93,25 +92,26 @@ def _split(lines: list[range], target: int, max_seq_length: int, stream: ScalarS
     first_target = float("inf") if single else (target - 3) // 2
     first: list[range] = []
     second: list[range] = []
-    first_length = 0
+    first_length = second_length = 0
     for line in lines:
-        fits = first_length + len(line) < first_target
+        length = len(line)
+        fits = first_length + length < first_target
         if not first or fits or (not second and first_length < first_target and stream.uniform() < 0.5):
             first.append(line)
-            first_length += len(line)
+            first_length += length
         else:
             second.append(line)
-    first = _cut(first, max_seq_length - 2)
-    second = _cut(second, max_seq_length - sum(map(len, first)) - 3)
+            second_length += length
+    first_most = max_seq_length - 2
+    _drop_last(first, first_length - first_most)
+    _drop_last(second, second_length - (first_most - 1 - min(first_length, first_most)))
     return Segments(first, second)
 
 
-def _cut(lines: list[range], most: int) -> list[range]:
-    """The lines without the tokens at their end that are more than `most`."""
-    excess = sum(map(len, lines)) - most
-    while excess > 0 and lines:
+def _drop_last(lines: list[range], count: int) -> None:
+    """Take the last `count` tokens off; none where it is negative."""
+    while count > 0 and lines:
         last = lines.pop()
-        if len(last) > excess:
-            lines.append(last[:-excess])
-        excess -= len(last)
-    return lines
+        if len(last) > count:
+            lines.append(last[:-count])
+        count -= len(last)

@@ -1,10 +1,11 @@
 """Documents -> files of framed examples, and what is counted of them on the way.
 
-One `ExampleBuilder` a process: it keeps what its tokenizer has learnt from one block of documents to the next.
-Where documents come from, how files are joined to shards and which processes do it is not known here.
+A process keeps one `ExampleBuilder`, whose tokenizer remembers the words that it has met. How files are
+joined to larger ones and which processes build them is not known here.
 """
 
 import base64
+import functools
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+import corpus
 import example_builder
 import tfrecords
+from corpus import Document
 from tokenization import Vocabulary
 from word_cache import LineTokenizer
-
-Document = list[str]
 
 
 @dataclass
@@ -92,6 +93,7 @@ class ExampleBuilder:
         self.seed = seed
         self.max_seq_length = max_seq_length
         self._tokenize = LineTokenizer(vocabulary)
+        self._cls, self._sep = np.array([[vocabulary.cls_id], [vocabulary.sep_id]], np.int32)
 
     def write(self, path: str | Path, blocks: Iterable[list[Document]]) -> ExampleStatistics:
         """Write the examples of blocks of documents as a shard with its index; memory is that of one block.
@@ -110,12 +112,11 @@ class ExampleBuilder:
     def _build(self, documents: list[Document]) -> tuple[list[bytes], ExampleStatistics]:
         examples: list[np.ndarray] = [np.zeros(0, np.int32)]
         first_lengths: list[int] = []
-        cls_id, sep_id = self.vocabulary.cls_id, self.vocabulary.sep_id
         for lines in documents:
             key = example_builder.document_key(self.seed, lines)
             tokens, line_lengths = self._tokenize(lines)
             for segments in example_builder.build_examples(line_lengths, self.max_seq_length, key):
-                ids, first_length = example_builder.join_segments(segments, tokens, cls_id, sep_id)
+                ids, first_length = example_builder.join_segments(segments, tokens, self._cls, self._sep)
                 examples.append(ids)
                 first_lengths.append(first_length)
         tokens, lengths = np.concatenate(examples), [len(ids) for ids in examples[1:]]
@@ -126,3 +127,20 @@ class ExampleBuilder:
             np.bincount(tokens, minlength=self.vocabulary.size),
         )
         return [tfrecords.frame_record(payload) for payload in payloads], statistics
+
+
+def write_text_file(
+    path: str | Path, text_file: str, vocabulary: Vocabulary, seed: int, max_seq_length: int
+) -> dict:
+    """Write the examples of one file of sentences, a blank line between documents, as a shard with its index.
+
+    A unit of its own: the bytes do not depend on the process nor on what it built before. Returns the
+    statistics' record.
+    """
+    builder = _builder_of_process(vocabulary, seed, max_seq_length)
+    return builder.write(path, corpus.read_blocks(text_file, blanks_separate_docs=True)).record()
+
+
+@functools.lru_cache(maxsize=1)
+def _builder_of_process(vocabulary: Vocabulary, seed: int, max_seq_length: int) -> ExampleBuilder:
+    return ExampleBuilder(vocabulary, seed, max_seq_length)

@@ -70,7 +70,7 @@ def serialize_examples(
         first_lengths: tokens of segment 0 of each, its [CLS] and [SEP] included.
     """
     varints, widths = _varints(tokens)
-    ends = np.concatenate(([0], np.cumsum(widths)))[np.cumsum(lengths)].tolist()
+    ends = np.concatenate(([0], np.cumsum(widths)))[np.cumsum(lengths, dtype=np.int64)].tolist()
     zeros, ones = b"\x00" * max_seq_length, b"\x01" * max_seq_length
     begin = 0
     for end, length, first_length in zip(ends, lengths, first_lengths, strict=True):
@@ -360,7 +360,7 @@ def _frame_header(length: int) -> bytes:
 
 
 def _varints(values: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """Non-negative integers as protocol buffers' varints, one after another, and the bytes that each takes."""
+    """Non-negative integers as protocol buffers' varints, joined, and the bytes that each takes."""
     most = int(values.max(initial=0))
     shifts = np.arange(0, max(1, most.bit_length()), 7, dtype=values.dtype)
     septets = values[:, None] >> shifts
