@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from batching import BatchShape, ExampleOrder, UpdateData, data_update, prefetch
+from example_parsing import parse_examples
 from keyed_random import derive_key, draw_bits
 from masking import MaskingRule, mask_batch
-from tfrecords import TOKEN_COUNTS_NAME, CorruptShard, Shards, parse_examples
+from tfrecords import TOKEN_COUNTS_NAME, CorruptShard, Shards
 from tokenization import Vocabulary
 
 # Held-out text is masked alike in every run, so that runs compare.

@@ -18,12 +18,12 @@ from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
 from device import set_up_device
 from distributed import Workers
+from example_parsing import example_length
 from masking import MaskingRule
 from optimization import SCHEDULES, AdamW, Lamb, Optimizer
 from pretraining import PretrainingModel, held_out_metrics, metrics
 from pretraining_data import HeldOutData, PretrainingData, unigram_log_probabilities
 from pretraining_inputs import Inputs, Start, batch_shape, meaning
-from tfrecords import example_length
 from training import StopSignal, add_sums
 from training_run import TrainingRun, abridged, arrays
 

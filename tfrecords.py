@@ -4,8 +4,8 @@ A record holds three int64 lists of one fixed length: input_ids, input_mask, seg
 and NVIDIA's toolkits have the same form and are read too. What is masked is not in the record: it is drawn
 at training time.
 
-Writing and reading need no TensorFlow; only `parse_examples` imports it. The index of a shard `NAME` is
-`offsets.NAME.npy`: int64, one more entry than records, the last being the file's size.
+What a record says is example_parsing.py's to decode. The index of a shard `NAME` is `offsets.NAME.npy`:
+int64, one more entry than records, the last being the file's size.
 """
 
 import bisect
@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import mmap
-import re
 import resource
 import struct
 from collections.abc import Mapping, Sequence
@@ -268,34 +267,6 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
     files.write_bytes(path, content.getvalue())
-
-
-def parse_examples(payloads: Sequence[bytes], max_seq_length: int) -> dict[str, np.ndarray]:
-    """Decode tf.train.Examples: int32 arrays [len(payloads), max_seq_length] by feature name.
-
-    Raises:
-        ValueError: a payload that is no example of that length.
-    """
-    import tensorflow as tf
-
-    schema = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in FEATURES}
-    try:
-        parsed = tf.io.parse_example(tf.constant(list(payloads)), schema)
-    except tf.errors.InvalidArgumentError as error:
-        # Without the names of TensorFlow's own functions around it.
-        raise ValueError(re.sub(r"{{.*?}}|\[Op:.*", "", error.message.splitlines()[0]).strip()) from None
-    return {name: parsed[name].numpy().astype(np.int32) for name in FEATURES}
-
-
-def example_length(payload: bytes) -> int | None:
-    """Number of input_ids in an example, None where it has none."""
-    import tensorflow as tf
-
-    try:
-        example = tf.train.Example.FromString(payload)
-    except Exception:  # protobuf's DecodeError lives at a place that differs between versions
-        return None
-    return len(example.features.feature["input_ids"].int64_list.value) or None
 
 
 def read_manifest(folder: str | Path) -> dict | None:

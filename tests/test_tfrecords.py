@@ -13,6 +13,7 @@ import pytest
 
 import tfrecords
 from command_line import UsageError
+from example_parsing import parse_examples
 from tfrecords import (
     CorruptShard,
     ExampleSerializer,
@@ -131,7 +132,7 @@ def test_shards_that_tensorflow_wrote_are_read_without_an_index(tf, tmp_path):
     for _ in range(2):
         shards = opened(path)
         assert read_all(shards) == payloads
-        parsed = tfrecords.parse_examples(read_all(shards), LENGTH)
+        parsed = parse_examples(read_all(shards), LENGTH)
         for name in tfrecords.FEATURES:
             assert parsed[name].dtype == np.int32 and np.array_equal(parsed[name], expected[name])
         assert np.load(index_path(path)).tolist() == frame_borders(payloads)
@@ -164,17 +165,6 @@ def test_shards_in_a_read_only_folder_are_scanned_once(tmp_path, monkeypatch):
     assert [shards.read(int(number)) for number in order] == [payloads[number % 20] for number in order]
     assert sorted(scans) == [str(path) for path in paths]
     assert not list(tmp_path.glob("offsets*")) and not list(tmp_path.glob(".*"))
-
-
-def test_example_of_another_form_is_no_example(tf):
-    payload = tensorflow_examples(tf, example_arrays(EXAMPLES))[0]
-    with pytest.raises(ValueError, match=r"^Name: .*size: 16 but output shape: \[17\]$"):
-        tfrecords.parse_examples([payload], LENGTH + 1)
-    with pytest.raises(ValueError, match=r"^Could not parse example input"):
-        tfrecords.parse_examples([payload, b"no example"], LENGTH)
-    assert tfrecords.example_length(payload) == LENGTH
-    assert tfrecords.example_length(b"no example") is None
-    assert tfrecords.example_length(tf.train.Example().SerializeToString()) is None
 
 
 # ------------------------------------------------------------------------------------------------- damage
