@@ -147,7 +147,7 @@ def test_shards_in_a_read_only_folder_are_scanned_once(tmp_path, monkeypatch):
     paths = [write_shard(tmp_path / f"shard-{number}", payloads) for number in range(5)]
     for path in paths:
         index_path(path).unlink()
-    scans, scan = [], tfrecords._scan
+    scans, scan = [], tfrecords.scan_offsets
 
     def refuse(*_):
         raise OSError(30, "Read-only file system")
@@ -157,7 +157,7 @@ def test_shards_in_a_read_only_folder_are_scanned_once(tmp_path, monkeypatch):
         return scan(shard, *arguments)
 
     monkeypatch.setattr(tfrecords.files, "write_bytes", refuse)
-    monkeypatch.setattr(tfrecords, "_scan", count_scans)
+    monkeypatch.setattr(tfrecords, "scan_offsets", count_scans)
     shards = opened(*paths)
     # Too few open files for all shards, so that each is opened again and again.
     shards._max_open = 2
@@ -303,7 +303,7 @@ def test_digits_of_every_script_are_ordered(tmp_path):
 
 
 def test_what_lies_beside_the_shards_is_never_taken_for_one(tmp_path):
-    """Whatever the glob: indices, manifest, counts, vocabulary and its options, folders, temporary files."""
+    """Whatever the glob: indices, manifest, counts, vocabulary, options, card, folders, temporary files."""
     for number in range(3):
         write_shard(tmp_path / f"pretrain_data.tfrecord-{number}-of-3", numbered(number, 1))
     for name in (
@@ -311,6 +311,8 @@ def test_what_lies_beside_the_shards_is_never_taken_for_one(tmp_path):
         "token_counts.npy",
         "vocab.txt",
         "tokenizer_config.json",
+        "DATA_CARD.md",
+        "length_histogram.png",
         ".x.tfrecord.1.tmp",
     ):
         (tmp_path / name).write_text("x")
