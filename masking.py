@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keyed_random import draw_bits, draw_uniforms
-from tokenization import Vocabulary
+from keyed_random import derive_key, draw_bits, draw_uniforms
+from tokenization import Vocabulary, join_pieces
 
 # Share of the picks that become [MASK]; the others stay as they are (paper, appendix A).
 _MASK_TOKEN_SHARE = np.float32(0.85)
@@ -28,6 +28,11 @@ class MaskingRule:
     def of(cls, vocabulary: Vocabulary, mask_prob: float, max_predictions: int) -> "MaskingRule":
         never_picked = (vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id)
         return cls(mask_prob, max_predictions, vocabulary.mask_id, never_picked)
+
+
+def mask_keys(seed: int, positions: np.ndarray) -> np.ndarray:
+    """The keys of the examples at these positions of a run: uint64, the shape of `positions`."""
+    return draw_bits(derive_key(seed, "masks and samples"), positions)
 
 
 def mask_batch(examples: dict[str, np.ndarray], keys: np.ndarray, rule: MaskingRule) -> dict[str, np.ndarray]:
@@ -80,3 +85,14 @@ def mask_batch(examples: dict[str, np.ndarray], keys: np.ndarray, rule: MaskingR
         "masked_lm_is_mask": becomes_mask.astype(np.float32),
         "sample_uniforms": sample_uniforms,
     }
+
+
+def describe_masked(batch: dict[str, np.ndarray], row: int, vocabulary: Vocabulary) -> str:
+    """A masked example as text, its picks in brackets: [MASK word], or [KEPT word] for one that stays."""
+    length = int(batch["input_mask"][row].sum())
+    words = [vocabulary.pieces[token_id] for token_id in batch["input_ids"][row][:length]]
+    picks = zip(batch["masked_lm_positions"][row], batch["masked_lm_is_mask"][row], strict=True)
+    for (position, is_mask), weight in zip(picks, batch["masked_lm_weights"][row], strict=True):
+        if weight:
+            words[position] = f"[MASK {words[position]}]" if is_mask else f"[KEPT {words[position]}]"
+    return join_pieces(words)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from batching import BatchShape, ExampleOrder, UpdateData, data_update, prefetch
-from keyed_random import derive_key, draw_bits
-from masking import MaskingRule, mask_batch
-from tfrecords import TOKEN_COUNTS_NAME, CorruptShard, Shards, parse_examples
+from example_parsing import parse_examples
+from masking import MaskingRule, mask_batch, mask_keys
+from tfrecords import TOKEN_COUNTS_NAME, CorruptShard, Shards
 from tokenization import Vocabulary
 
 # Held-out text is masked alike in every run, so that runs compare.
@@ -33,7 +33,7 @@ class PretrainingData:
     ):
         self._shards, self._order, self._shape, self._rule = shards, order, shape, rule
         self._max_seq_length, self._vocabulary_size = max_seq_length, vocabulary_size
-        self._key = derive_key(seed, "masks and samples")
+        self._seed = seed
         self._skipped = skipped
 
     def update(self, number: int) -> UpdateData:
@@ -77,7 +77,7 @@ class PretrainingData:
         examples = read_examples(
             self._shards, self._order(positions), self._max_seq_length, self._vocabulary_size
         )
-        return mask_batch(examples, draw_bits(self._key, positions), self._rule)
+        return mask_batch(examples, mask_keys(self._seed, positions), self._rule)
 
 
 class HeldOutData:
@@ -102,7 +102,6 @@ class HeldOutData:
         self._shards, self._rule = shards, rule
         self._max_seq_length, self._batch_size = max_seq_length, batch_size
         self._unigram_log_probabilities = unigram_log_probabilities
-        self._key = derive_key(_HELD_OUT_SEED, "masks and samples")
         batches = -(-len(shards) // batch_size)
         self.batches = min(batches, most_batches) if most_batches else batches
 
@@ -114,7 +113,7 @@ class HeldOutData:
         examples = read_examples(self._shards, positions, self._max_seq_length, vocabulary_size)
         missing = self._batch_size - len(positions)
         examples = {name: np.pad(values, [(0, missing), (0, 0)]) for name, values in examples.items()}
-        keys = draw_bits(self._key, np.arange(first, first + self._batch_size))
+        keys = mask_keys(_HELD_OUT_SEED, np.arange(first, first + self._batch_size))
         batch = mask_batch(examples, keys, self._rule)
         predicted = batch["masked_lm_ids"][batch["masked_lm_is_mask"] > 0]
         return batch, float(-self._unigram_log_probabilities[predicted].sum())

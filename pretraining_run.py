@@ -17,12 +17,12 @@ from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
 from device import set_up_device
-from masking import MaskingRule
+from example_parsing import example_length
+from masking import MaskingRule, describe_masked
 from optimization import SCHEDULES, AdamW, Lamb, Optimizer
 from pretraining import PretrainingModel, held_out_metrics, metrics
 from pretraining_data import HeldOutData, PretrainingData, unigram_log_probabilities
 from pretraining_inputs import Inputs, Start, batch_shape, meaning
-from tfrecords import example_length
 from training import StopSignal, add_sums
 from training_run import TrainingRun, abridged, arrays
 from workers import Workers
@@ -67,21 +67,15 @@ def show_update(config: PretrainingConfig, inputs: Inputs, start: Start, workers
     data = _training_data(config, inputs, workers, start.skipped_updates)
     update = data.update(config.show_update)
     places = data.examples(config.show_update)
-    pieces = np.array(inputs.vocabulary.pieces, dtype=object)
     number = 0
     for batch in update.micro_batches:
         for row in range(len(batch["input_ids"])):
             shard, record = places[number]
             number += 1
             length = int(batch["input_mask"][row].sum())
-            words = list(pieces[batch["input_ids"][row][:length]])
-            picks = zip(batch["masked_lm_positions"][row], batch["masked_lm_is_mask"][row], strict=True)
-            weights = batch["masked_lm_weights"][row]
-            for (position, is_mask), weight in zip(picks, weights, strict=True):
-                if weight:
-                    words[position] = f"[MASK {words[position]}]" if is_mask else f"[KEPT {words[position]}]"
-            print(f"{number}. {shard} record {record}, {length} tokens, {int(weights.sum())} picks")
-            print(f"   {' '.join(words).replace(' ##', '')}")
+            picks = int(batch["masked_lm_weights"][row].sum())
+            print(f"{number}. {shard} record {record}, {length} tokens, {picks} picks")
+            print(f"   {describe_masked(batch, row, inputs.vocabulary)}")
     return 0
 
 

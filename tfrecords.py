@@ -4,8 +4,8 @@ A record holds three int64 lists of one fixed length: input_ids, input_mask, seg
 and NVIDIA's toolkits have the same form and are read too. What is masked is not in the record: it is drawn
 at training time.
 
-Writing and reading need no TensorFlow; only `parse_examples` imports it. The index of a shard `NAME` is
-`offsets.NAME.npy`: int64, one more entry than records, the last being the file's size.
+What a record says is example_parsing.py's to decode. The index of a shard `NAME` is `offsets.NAME.npy`:
+int64, one more entry than records, the last being the file's size.
 """
 
 import bisect
@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import mmap
-import re
 import resource
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,8 @@ MANIFEST_NAME = "manifest.json"
 TOKEN_COUNTS_NAME = "token_counts.npy"
 VOCABULARY_NAME = "vocab.txt"
 TOKENIZER_OPTIONS_NAME = "tokenizer_config.json"
+DATA_CARD_NAME = "DATA_CARD.md"
+LENGTH_HISTOGRAM_NAME = "length_histogram.png"
 FEATURES = ("input_ids", "input_mask", "segment_ids")
 
 _LENGTH_AND_CHECKSUM = struct.Struct("<QI")
@@ -40,6 +41,14 @@ _CHECKSUM = struct.Struct("<I")
 _HEADER_BYTES = _LENGTH_AND_CHECKSUM.size
 _FRAME_BYTES = _HEADER_BYTES + _CHECKSUM.size
 _INDEX_PREFIX = "offsets."
+_BESIDE_SHARDS = (
+    MANIFEST_NAME,
+    TOKEN_COUNTS_NAME,
+    VOCABULARY_NAME,
+    TOKENIZER_OPTIONS_NAME,
+    DATA_CARD_NAME,
+    LENGTH_HISTOGRAM_NAME,
+)
 # A corrupt length must not make the reader ask for gigabytes.
 _MAX_RECORD_BYTES = 1 << 26
 
@@ -91,6 +100,12 @@ def serialize_examples(
         )
         yield _field_header(1, len(payload)) + payload
         begin = end
+
+
+def unframe_record(frame: bytes) -> bytes | None:
+    """The payload of a record as it stands in the file; None where a length or checksum does not fit."""
+    payload = frame[_HEADER_BYTES : -_CHECKSUM.size]
+    return payload if frame_record(payload) == frame else None
 
 
 class ShardWriter:
@@ -150,6 +165,11 @@ def any_shard(patterns: str) -> bool:
     return any(_matches(pattern) for pattern in _split_patterns(patterns))
 
 
+def shards_in(folder: str | Path) -> list[str]:
+    """The shards in a folder, in the natural order of their numbers."""
+    return _only_shards(glob.glob(f"{glob.escape(str(folder))}/*tfrecord*"))
+
+
 def shard_name(number: int, count: int) -> str:
     """NVIDIA's name of a shard."""
     return f"pretrain_data.tfrecord-{number}-of-{count}"
@@ -207,9 +227,8 @@ class Shards:
         """
         path, record = self.locate(example)
         data, offsets = self._mapped(path)
-        frame = data[int(offsets[record]) : int(offsets[record + 1])]
-        payload = frame[_HEADER_BYTES : -_CHECKSUM.size]
-        if frame_record(payload) != frame:
+        payload = unframe_record(data[int(offsets[record]) : int(offsets[record + 1])])
+        if payload is None:
             raise CorruptShard(f"--{self._flag} {path}: record {record} is damaged (checksum)")
         return payload
 
@@ -240,11 +259,8 @@ def load_index(shard: str | Path, flag: str) -> np.ndarray:
     """
     path, size = index_path(shard), Path(shard).stat().st_size
     if path.exists():
-        try:
-            offsets = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError):
-            offsets = np.empty(0)
-        if offsets.dtype != np.int64 or offsets.ndim != 1 or len(offsets) == 0:
+        offsets = read_index(path)
+        if offsets is None:
             raise CorruptShard(f"--{flag} {shard}: its index {path.name} is damaged; delete it")
         if offsets[-1] != size:
             raise CorruptShard(
@@ -252,11 +268,43 @@ def load_index(shard: str | Path, flag: str) -> np.ndarray:
                 "by another tool (then delete that index)"
             )
         return offsets
-    offsets = _scan(shard, size, flag)
+    offsets, fault = scan_offsets(shard)
+    if fault:
+        raise CorruptShard(f"--{flag} {shard}: {fault}")
     # The folder may be read-only; the scan is then repeated by the next run.
     with contextlib.suppress(OSError):
         write_array(path, offsets)
     return offsets
+
+
+def read_index(path: str | Path) -> np.ndarray | None:
+    """The offsets in an index file, memory-mapped; None where it holds no such thing."""
+    try:
+        offsets = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        return None
+    return offsets if offsets.dtype == np.int64 and offsets.ndim == 1 and len(offsets) else None
+
+
+def scan_offsets(shard: str | Path) -> tuple[np.ndarray, str | None]:
+    """A shard's offsets by a walk from record to record, int64 [records + 1], without a look at the payloads.
+
+    The second value says where the walk broke off, None at the file's end; the offsets are those up to there.
+    """
+    size, offsets = Path(shard).stat().st_size, [0]
+    with open(shard, "rb") as stream:
+        while (start := offsets[-1]) < size:
+            stream.seek(start)
+            header = stream.read(_HEADER_BYTES)
+            # Fewer bytes than a header's are the file's last.
+            length, checksum = _LENGTH_AND_CHECKSUM.unpack(header.ljust(_HEADER_BYTES))
+            is_cut_off = len(header) < _HEADER_BYTES
+            if not is_cut_off and (checksum != masked_crc32c(header[:8]) or length > _MAX_RECORD_BYTES):
+                return np.array(offsets, np.int64), f"no TFRecord at record {len(offsets) - 1}"
+            if is_cut_off or start + _FRAME_BYTES + length > size:
+                return np.array(offsets, np.int64), f"cut off in record {len(offsets) - 1}"
+            offsets.append(start + _FRAME_BYTES + length)
+    return np.array(offsets, np.int64), None
 
 
 def write_array(path: str | Path, array: np.ndarray) -> None:
@@ -264,34 +312,6 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
     files.write_bytes(path, content.getvalue())
-
-
-def parse_examples(payloads: Sequence[bytes], max_seq_length: int) -> dict[str, np.ndarray]:
-    """Decode tf.train.Examples: int32 arrays [len(payloads), max_seq_length] by feature name.
-
-    Raises:
-        ValueError: a payload that is no example of that length.
-    """
-    import tensorflow as tf
-
-    schema = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in FEATURES}
-    try:
-        parsed = tf.io.parse_example(tf.constant(list(payloads)), schema)
-    except tf.errors.InvalidArgumentError as error:
-        # Without the names of TensorFlow's own functions around it.
-        raise ValueError(re.sub(r"{{.*?}}|\[Op:.*", "", error.message.splitlines()[0]).strip()) from None
-    return {name: parsed[name].numpy().astype(np.int32) for name in FEATURES}
-
-
-def example_length(payload: bytes) -> int | None:
-    """Number of input_ids in an example, None where it has none."""
-    import tensorflow as tf
-
-    try:
-        example = tf.train.Example.FromString(payload)
-    except Exception:  # protobuf's DecodeError lives at a place that differs between versions
-        return None
-    return len(example.features.feature["input_ids"].int64_list.value) or None
 
 
 def read_manifest(folder: str | Path) -> dict | None:
@@ -306,39 +326,23 @@ def _split_patterns(patterns: str) -> list[str]:
 
 def _matches(pattern: str) -> list[str]:
     if Path(pattern).is_dir():
-        names = glob.glob(f"{glob.escape(pattern)}/*tfrecord*")
-    else:
-        names = [pattern] if Path(pattern).exists() else glob.glob(pattern)
+        return shards_in(pattern)
+    return _only_shards([pattern] if Path(pattern).exists() else glob.glob(pattern))
+
+
+def _only_shards(names: list[str]) -> list[str]:
     return sorted((name for name in names if _is_shard(name)), key=_natural_order)
 
 
 def _is_shard(name: str) -> bool:
     base = Path(name).name
-    beside = (MANIFEST_NAME, TOKEN_COUNTS_NAME, VOCABULARY_NAME, TOKENIZER_OPTIONS_NAME)
-    return Path(name).is_file() and base not in beside and not base.startswith(_INDEX_PREFIX)
+    return Path(name).is_file() and base not in _BESIDE_SHARDS and not base.startswith(_INDEX_PREFIX)
 
 
 def _natural_order(name: str) -> list:
     """Sort key by which shard 10 comes after shard 9."""
     digits = "".join(character if character.isdecimal() else " " for character in Path(name).name)
     return [Path(name).parent.as_posix(), [int(number) for number in digits.split()], name]
-
-
-def _scan(shard: str | Path, size: int, flag: str) -> np.ndarray:
-    offsets = [0]
-    with open(shard, "rb") as stream:
-        while offsets[-1] < size:
-            stream.seek(offsets[-1])
-            header = stream.read(_HEADER_BYTES)
-            if len(header) < _HEADER_BYTES:
-                raise CorruptShard(f"--{flag} {shard}: cut off in record {len(offsets) - 1}")
-            length, checksum = _LENGTH_AND_CHECKSUM.unpack(header)
-            if checksum != masked_crc32c(header[:8]) or length > _MAX_RECORD_BYTES:
-                raise CorruptShard(f"--{flag} {shard}: no TFRecord at record {len(offsets) - 1}")
-            offsets.append(offsets[-1] + _FRAME_BYTES + length)
-    if offsets[-1] != size:
-        raise CorruptShard(f"--{flag} {shard}: cut off in record {len(offsets) - 2}")
-    return np.array(offsets, np.int64)
 
 
 def _raise_open_file_limit(wanted: int) -> int:

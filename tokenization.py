@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,10 @@ class Vocabulary:
         """Hash of the pieces alone: ids mean the same wherever it is equal."""
         return hashlib.sha256("\n".join(self.pieces).encode("utf-8")).hexdigest()
 
+    def text(self, token_ids: Iterable[int]) -> str:
+        """The pieces of these ids, joined to words."""
+        return join_pieces(self.pieces[token_id] for token_id in token_ids)
+
     def tokenizer_config(self) -> dict:
         """Hugging Face's tokenizer_config.json."""
         return {
@@ -89,6 +94,11 @@ class Vocabulary:
         contents = self.files()
         files.write_text(path, contents["vocab.txt"])
         files.write_text(options_path(path), contents["tokenizer_config.json"])
+
+
+def join_pieces(pieces: Iterable[str]) -> str:
+    """Pieces as readable text: a space between words, and none within them."""
+    return " ".join(pieces).replace(" ##", "")
 
 
 def normalizer(do_lower_case: bool, strip_accents: bool | None) -> BertNormalizer:

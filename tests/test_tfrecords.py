@@ -13,6 +13,7 @@ import pytest
 
 import tfrecords
 from command_line import UsageError
+from example_parsing import parse_examples
 from tfrecords import (
     CorruptShard,
     Shards,
@@ -136,7 +137,7 @@ def test_shards_that_tensorflow_wrote_are_read_without_an_index(tf, tmp_path):
     for _ in range(2):
         shards = opened(path)
         assert read_all(shards) == payloads
-        parsed = tfrecords.parse_examples(read_all(shards), LENGTH)
+        parsed = parse_examples(read_all(shards), LENGTH)
         for name in tfrecords.FEATURES:
             assert parsed[name].dtype == np.int32 and np.array_equal(parsed[name], expected[name])
         assert np.load(index_path(path)).tolist() == frame_borders(payloads)
@@ -151,7 +152,7 @@ def test_shards_in_a_read_only_folder_are_scanned_once(tmp_path, monkeypatch):
     paths = [write_shard(tmp_path / f"shard-{number}", payloads) for number in range(5)]
     for path in paths:
         index_path(path).unlink()
-    scans, scan = [], tfrecords._scan
+    scans, scan = [], tfrecords.scan_offsets
 
     def refuse(*_):
         raise OSError(30, "Read-only file system")
@@ -161,7 +162,7 @@ def test_shards_in_a_read_only_folder_are_scanned_once(tmp_path, monkeypatch):
         return scan(shard, *arguments)
 
     monkeypatch.setattr(tfrecords.files, "write_bytes", refuse)
-    monkeypatch.setattr(tfrecords, "_scan", count_scans)
+    monkeypatch.setattr(tfrecords, "scan_offsets", count_scans)
     shards = opened(*paths)
     # Too few open files for all shards, so that each is opened again and again.
     shards._max_open = 2
@@ -169,17 +170,6 @@ def test_shards_in_a_read_only_folder_are_scanned_once(tmp_path, monkeypatch):
     assert [shards.read(int(number)) for number in order] == [payloads[number % 20] for number in order]
     assert sorted(scans) == [str(path) for path in paths]
     assert not list(tmp_path.glob("offsets*")) and not list(tmp_path.glob(".*"))
-
-
-def test_example_of_another_form_is_no_example(tf):
-    payload = tensorflow_examples(tf, example_arrays(EXAMPLES))[0]
-    with pytest.raises(ValueError, match=r"^Name: .*size: 16 but output shape: \[17\]$"):
-        tfrecords.parse_examples([payload], LENGTH + 1)
-    with pytest.raises(ValueError, match=r"^Could not parse example input"):
-        tfrecords.parse_examples([payload, b"no example"], LENGTH)
-    assert tfrecords.example_length(payload) == LENGTH
-    assert tfrecords.example_length(b"no example") is None
-    assert tfrecords.example_length(tf.train.Example().SerializeToString()) is None
 
 
 # ------------------------------------------------------------------------------------------------- damage
@@ -318,7 +308,7 @@ def test_digits_of_every_script_are_ordered(tmp_path):
 
 
 def test_what_lies_beside_the_shards_is_never_taken_for_one(tmp_path):
-    """Whatever the glob: indices, manifest, counts, vocabulary and its options, folders, temporary files."""
+    """Whatever the glob: indices, manifest, counts, vocabulary, options, card, folders, temporary files."""
     for number in range(3):
         write_shard(tmp_path / f"pretrain_data.tfrecord-{number}-of-3", numbered(number, 1))
     for name in (
@@ -326,6 +316,8 @@ def test_what_lies_beside_the_shards_is_never_taken_for_one(tmp_path):
         "token_counts.npy",
         "vocab.txt",
         "tokenizer_config.json",
+        "DATA_CARD.md",
+        "length_histogram.png",
         ".x.tfrecord.1.tmp",
     ):
         (tmp_path / name).write_text("x")

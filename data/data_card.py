@@ -1,0 +1,307 @@
+"""A folder of shards -> DATA_CARD.md and length_histogram.png, from its manifest.json.
+
+    data_card.write("shards_128/")
+
+The card says nothing that the manifest, the vocabulary and the first shard do not: the same data give the
+same bytes, wherever the folder lies. Of the manifest it needs
+
+    settings {max_seq_length, do_lower_case, …}   vocabulary_size   vocabulary_sha256
+    sources [{name, bytes, sha256}]               skipped_sources [{name, reason}]
+    documents   examples   tokens   padding_share   unknown_share   shards [{name, examples, bytes, sha256}]
+
+and it shows where they are recorded
+
+    title                               what the data is, in a few words
+    part                                "held_out" for documents that were kept for evaluation
+    licence, origin                     of each source: its terms of use, and where it was got from
+    documents_kept, documents_dropped   how many came through cleaning, and {reason: how many} did not
+    length_histogram                    as example_statistics.py makes it
+"""
+
+import io
+import logging
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import files
+import tfrecords
+from example_parsing import parse_examples
+from tfrecords import Shards
+from tokenization import load_vocabulary
+
+_EXAMPLES = 3
+# Of an archive's thousands of files a reader wants to know how many; the manifest has them all.
+_MOST_ROWS = 50
+_BAR_CHARACTERS = 40
+_TEXT_WIDTH = 100
+_CHECKSUM_LINE = re.compile(r"^Written from `manifest\.json` with SHA-256 `([0-9a-f]{64})`", re.MULTILINE)
+
+
+def write(folder: str | Path) -> None:
+    """Write the card of a folder, and the picture of its lengths where its manifest has them.
+
+    Raises:
+        FileNotFoundError: the folder has no manifest.
+    """
+    folder = Path(folder)
+    manifest_path = folder / tfrecords.MANIFEST_NAME
+    manifest = files.read_json(manifest_path)
+    examples = _first_examples(folder, manifest)
+    if "length_histogram" in manifest:
+        files.write_bytes(folder / tfrecords.LENGTH_HISTOGRAM_NAME, _draw_histogram(manifest))
+    card = render(manifest, files.sha256_of_file(manifest_path), examples)
+    files.write_text(folder / tfrecords.DATA_CARD_NAME, card)
+
+
+def render(manifest: dict, manifest_sha256: str, examples: Sequence[str]) -> str:
+    """The card's text; `examples` are the first ones decoded."""
+    sections = [
+        _summary(manifest),
+        _sources(manifest["sources"]),
+        _documents(manifest),
+        _lengths(manifest),
+        _examples(examples),
+        _settings(manifest),
+        _files(manifest, manifest_sha256),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def manifest_checksum(card: str) -> str | None:
+    """SHA-256 of the manifest that a card was written from; None where the card does not say."""
+    found = _CHECKSUM_LINE.search(card)
+    return found and found[1]
+
+
+# ---------------------------------------------------------------------------------------------- sections
+
+
+def _summary(manifest: dict) -> str:
+    length = manifest["settings"]["max_seq_length"]
+    lines = [f"# {_title(manifest)}", ""]
+    if manifest.get("part") == "held_out":
+        lines += ["Documents that were held out for evaluation; the training part has none of them.", ""]
+    documents, examples, tokens = (manifest[name] for name in ("documents", "examples", "tokens"))
+    casing = "lower-cased" if manifest["settings"].get("do_lower_case", True) else "case kept"
+    if _strips_accents(manifest["settings"]):
+        casing += ", accents dropped"
+    rows = [
+        ("documents", f"{documents:,}"),
+        ("examples", f"{examples:,} of up to {length} tokens"),
+        ("tokens", f"{tokens:,} with `[CLS]` and `[SEP]`, {tokens / max(1, examples):.1f} an example"),
+        ("unknown tokens", f"{_percent(manifest['unknown_share'], 3)} of the tokens are `[UNK]`"),
+        ("vocabulary", f"{manifest['vocabulary_size']:,} WordPiece pieces; text {casing}"),
+        ("what is masked", "not recorded: drawn anew in training, for each place in a run"),
+    ]
+    return "\n".join([*lines, _table(("", ""), rows)])
+
+
+def _title(manifest: dict) -> str:
+    title = manifest.get("title", "Pre-training examples")
+    return f"{title}: sequences of {manifest['settings']['max_seq_length']}"
+
+
+def _strips_accents(settings: dict) -> bool:
+    strips = settings.get("strip_accents")
+    return settings.get("do_lower_case", True) if strips is None else strips
+
+
+def _sources(sources: list[dict]) -> str:
+    total = sum(source["bytes"] for source in sources)
+    rows = [
+        (
+            _code(source["name"]),
+            f"{source['bytes']:,}",
+            _plain(source.get("licence", "not recorded")),
+            _plain(source.get("origin", "not recorded")),
+            _code(source["sha256"]),
+        )
+        for source in sources[:_MOST_ROWS]
+    ]
+    lines = [
+        "## Sources",
+        "",
+        f"{_count(len(sources), 'file')}, {total:,} bytes as stored.",
+        "",
+        _table(("file", "bytes", "licence", "origin", "SHA-256"), rows),
+    ]
+    return "\n".join(lines + _rest(sources))
+
+
+def _documents(manifest: dict) -> str:
+    lines = ["## Documents kept and dropped", ""]
+    dropped = manifest.get("documents_dropped")
+    if dropped is None:
+        lines.append(
+            f"{_count(manifest['documents'], 'document')} kept; how many were dropped is not recorded."
+        )
+    else:
+        kept = manifest.get("documents_kept", manifest["documents"])
+        rows = [("kept", f"{kept:,}")]
+        rows += [(f"dropped: {_plain(reason)}", f"{count:,}") for reason, count in sorted(dropped.items())]
+        rows.append(("in all", f"{kept + sum(dropped.values()):,}"))
+        lines.append(_table(("", "documents"), rows, right=(1,)))
+    skipped = manifest["skipped_sources"]
+    lines.append("")
+    if skipped:
+        rows = [(_code(entry["name"]), _plain(entry["reason"])) for entry in skipped[:_MOST_ROWS]]
+        lines += [f"{_count(len(skipped), 'file')} skipped:", "", _table(("file", "reason"), rows)]
+        lines += _rest(skipped)
+    else:
+        lines.append("No file was skipped.")
+    return "\n".join(lines)
+
+
+def _lengths(manifest: dict) -> str:
+    length = manifest["settings"]["max_seq_length"]
+    row = (str(length), f"{manifest['examples']:,}", f"{manifest['tokens']:,}")
+    lines = [
+        "## Lengths and padding",
+        "",
+        _table(
+            ("sequence length", "examples", "tokens", "padding share"),
+            [(*row, _percent(manifest["padding_share"], 1))],
+            right=(0, 1, 2, 3),
+        ),
+    ]
+    if "length_histogram" in manifest:
+        counts = manifest["length_histogram"]["examples"]
+        total, most = max(1, sum(counts)), max(1, *counts)
+        rows = [
+            (label, f"{count:,}", _percent(count / total, 1), "█" * round(_BAR_CHARACTERS * count / most))
+            for label, count in zip(_bin_labels(manifest), counts, strict=True)
+        ]
+        lines += [
+            "",
+            f"![Examples by their number of tokens]({tfrecords.LENGTH_HISTOGRAM_NAME})",
+            "",
+            _table(("tokens", "examples", "share", ""), rows, right=(0, 1, 2)),
+        ]
+    return "\n".join(lines)
+
+
+def _examples(examples: Sequence[str]) -> str:
+    lines = ["## The first examples, decoded", ""]
+    if not examples:
+        return "\n".join([*lines, "There are none."])
+    lines.append("Pieces are joined to words; padding is not shown.")
+    for number, text in enumerate(examples, start=1):
+        # Indented by four, text is code to Markdown, whatever signs are in it.
+        wrapped = textwrap.wrap(text, _TEXT_WIDTH, break_on_hyphens=False)
+        lines += ["", f"Example {number}:", "", *(f"    {line}" for line in wrapped)]
+    return "\n".join(lines)
+
+
+def _settings(manifest: dict) -> str:
+    rows = [(_code(name), _code(str(value))) for name, value in manifest["settings"].items()]
+    rows.append((_code("vocabulary_sha256"), _code(manifest["vocabulary_sha256"])))
+    return "\n".join(["## Settings", "", _table(("setting", "value"), rows)])
+
+
+def _files(manifest: dict, manifest_sha256: str) -> str:
+    shards = manifest["shards"]
+    total = sum(shard["bytes"] for shard in shards)
+    lines = [
+        "## Files",
+        "",
+        f"- `{shards[0]['name']}` and so on: {_count(len(shards), 'shard')} of TFRecords, {total:,} bytes in "
+        "all, of `input_ids`, `input_mask` and `segment_ids`; each has its index beside it, `offsets.*.npy`.",
+        "- `manifest.json`: all of the above, and a SHA-256 of each shard.",
+        "- `token_counts.npy`: occurrences of each piece.",
+        "- `vocab.txt`, `tokenizer_config.json`: the vocabulary.",
+        "",
+        "`python data/inspect_dataset.py` on this folder compares all of them with the manifest.",
+        "",
+        f"Written from `manifest.json` with SHA-256 `{manifest_sha256}`.",
+    ]
+    return "\n".join(lines)
+
+
+# ----------------------------------------------------------------------------------------------- Markdown
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """A Markdown table; the columns of the numbers `right` are flush right."""
+    rule = ["---:" if column in right else "---" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+
+
+def _code(text: str) -> str:
+    """Text as it is, in a table's cell: between more backticks than are in it, its bars escaped."""
+    text = " ".join(text.split()) or " "
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    padding = " " if longest else ""
+    return f"{fence}{padding}{text}{padding}{fence}".replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Words in a table's cell: what Markdown or HTML would take for a sign is escaped."""
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
+
+
+def _rest(entries: list[dict]) -> list[str]:
+    more = len(entries) - _MOST_ROWS
+    return ["", f"… and {more:,} more, in `{tfrecords.MANIFEST_NAME}`."] if more > 0 else []
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _percent(share: float, digits: int) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+# ------------------------------------------------------------------------------------------------- contents
+
+
+def _bin_labels(manifest: dict) -> list[str]:
+    """The lengths that each bin of the histogram holds: 1-16, 17-32 and so on."""
+    histogram, longest = manifest["length_histogram"], manifest["settings"]["max_seq_length"]
+    width = histogram["bin_width"]
+    firsts = range(1, 1 + width * len(histogram["examples"]), width)
+    return [f"{first}-{min(first + width - 1, longest)}" for first in firsts]
+
+
+def _first_examples(folder: Path, manifest: dict) -> list[str]:
+    shards = [shard for shard in manifest["shards"] if shard["examples"]]
+    # So many shards are enough, for none of them is empty.
+    paths = [str(folder / shard["name"]) for shard in shards[:_EXAMPLES]]
+    if not paths:
+        return []
+    opened = Shards(paths, flag="output_dir")
+    payloads = [opened.read(number) for number in range(min(_EXAMPLES, len(opened)))]
+    arrays = parse_examples(payloads, manifest["settings"]["max_seq_length"])
+    vocabulary = load_vocabulary(folder / tfrecords.VOCABULARY_NAME)
+    rows = zip(arrays["input_ids"], arrays["input_mask"], strict=True)
+    return [vocabulary.text(ids[mask > 0]) for ids, mask in rows]
+
+
+def _draw_histogram(manifest: dict) -> bytes:
+    """The histogram of lengths as a PNG; without the time and version that matplotlib would put into it."""
+    # That it builds a cache of fonts is of no interest here.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts, labels = manifest["length_histogram"]["examples"], _bin_labels(manifest)
+    # Whatever a user's own style is.
+    with matplotlib.rc_context(dict(matplotlib.rcParamsDefault, backend="agg")):
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axis = figure.add_subplot()
+        axis.bar(range(len(counts)), counts, width=0.9)
+        axis.set_xticks(range(len(counts)), labels, rotation=90 if len(counts) > 8 else 0, fontsize=8)
+        axis.set_title(_title(manifest))
+        axis.set_xlabel("tokens in an example, without padding")
+        axis.set_ylabel("examples")
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=100, metadata={"Software": None})
+    return content.getvalue()
