@@ -8,18 +8,15 @@ import dataclasses
 import email.utils
 import errno
 import hashlib
-import http.server
 import io
 import os
 import random
-import re
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +24,7 @@ from pathlib import Path
 import pytest
 import requests
 import urllib3
+from web_site import TAG, Answer, Site, serving
 
 from command_line import RunFailure, UsageError
 from data.downloads import Content, Patience, address_below, download, require_web_address
@@ -35,7 +33,6 @@ ROOT = Path(__file__).parents[1]
 CONTENT = random.Random(1).randbytes(300_000)
 HALF = 150_000
 DATES = {"Last-Modified": "Tue, 01 Jul 2025 10:00:00 GMT"}
-TAG = {"ETag": '"first"'}
 DOWNLOADER = """
 import sys
 from command_line import run_program
@@ -45,107 +42,11 @@ run_program(lambda: print("downloaded:", download(sys.argv[1], sys.argv[2], Cont
 """
 
 
-@dataclasses.dataclass
-class Answer:
-    """What the server does with one request; without anything said, what the standard says.
-
-    `cut` is after how many bytes of the body the connection ends; `stalls` has it stay open instead, and
-    `honest` has the headers speak of what is sent only.
-    """
-
-    status: int | None = None
-    headers: dict[str, str] = dataclasses.field(default_factory=dict)
-    content: bytes | None = None
-    cut: int | None = None
-    stalls: bool = False
-    honest: bool = False
-    chunked: bool = False
-    knows_ranges: bool = True
-    knows_if_range: bool = True
-
-
-@dataclasses.dataclass
-class Asked:
-    path: str
-    range: str | None
-    if_range: str | None
-    status: int = 0
-    sent: int = 0
-
-
-class Site(http.server.ThreadingHTTPServer):
-    """One file under every path; `answers` are those to the next requests, `usual` the one to all others."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.address = f"{self.url}/file.bin"
-        self.content = CONTENT
-        self.validators = dict(TAG)
-        self.usual = Answer()
-        self.answers: list[Answer] = []
-        self.log: list[Asked] = []
-        self.go_on = threading.Event()
-
-    @property
-    def ranges(self) -> list[str | None]:
-        return [asked.range for asked in self.log]
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Site
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments):
-        pass
-
-    def do_GET(self):
-        site = self.server
-        answer = site.answers.pop(0) if site.answers else site.usual
-        asked = Asked(self.path, self.headers["Range"], self.headers["If-Range"])
-        site.log.append(asked)
-        whole = site.content if answer.content is None else answer.content
-        headers = site.validators | answer.headers
-        body, asked.status = whole, answer.status or 200
-        current = asked.if_range in (None, headers.get("ETag"), headers.get("Last-Modified"))
-        if answer.status is None and asked.range and answer.knows_ranges:
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked.range)[1])
-            if current or not answer.knows_if_range:
-                asked.status, body = 206, whole[start:]
-                headers["Content-Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
-                if start >= len(whole):
-                    asked.status, body = 416, b""
-                    headers["Content-Range"] = f"bytes */{len(whole)}"
-        if answer.honest:
-            body = body[: answer.cut]
-        headers |= {"Transfer-Encoding": "chunked"} if answer.chunked else {"Content-Length": str(len(body))}
-        self.send_response(asked.status)
-        for name, value in (headers | answer.headers | {"Connection": "close"}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):
-            piece = body[: answer.cut]
-            # Before the client can have all of it and look.
-            asked.sent = len(piece)
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if answer.chunked and piece else piece)
-            if answer.stalls:
-                site.go_on.wait(20)
-                self.wfile.write(body[answer.cut :])
-                asked.sent = len(body)
-            if answer.chunked and (answer.cut is None or answer.honest):
-                self.wfile.write(b"0\r\n\r\n")
-
-
 @pytest.fixture
 def site(monkeypatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Site() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield server
-        server.go_on.set()
-        server.shutdown()
-        thread.join()
+    with serving(Site(CONTENT)) as site:
+        yield site
 
 
 @pytest.fixture
