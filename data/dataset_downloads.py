@@ -130,7 +130,8 @@ def _download(name: str, folder: Path, mirror: str | None, patience: Patience) -
     wanted = [(file, listing.headers) for listing in listings.values() for file in listing.files]
     needed = sum(bytes_missing(folder / file.path, file.content.size) for file, _ in wanted)
     disk_space.require(folder, needed, f"the download of {name}")
-    for file, headers in wanted:
+    for number, (file, headers) in enumerate(wanted, start=1):
+        print(f"{name}: file {number} of {len(wanted)}, {file.path}", flush=True)
         download(file.address, folder / file.path, file.content, patience, headers)
     record = {
         "dataset": name,
