@@ -45,20 +45,12 @@ def list_files(repository: HubRepository, commit: str | None, patience: Patience
     where = f"{constants.ENDPOINT}/{'datasets/' * (repository.kind == 'dataset')}{repository.name}"
     info = _ask(repository, where, commit, patience)
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    paths = [path for patterns in repository.wanted for path in _first_fitting(patterns, siblings, where)]
+    headers = build_hf_headers()
     return Listing(
         version=info.sha,
-        files=tuple(
-            RemoteFile(
-                path=repository.folder + path,
-                address=hf_hub_url(repository.name, path, repo_type=repository.kind, revision=info.sha),
-                content=_content(siblings[path]),
-            )
-            for patterns in repository.wanted
-            for path in _first_fitting(patterns, siblings, where)
-        ),
-        headers={
-            name: value for name, value in build_hf_headers().items() if name.lower() == "authorization"
-        },
+        files=tuple(_remote_file(repository, info.sha, siblings[path], where) for path in paths),
+        headers={name: headers[name] for name in headers if name.lower() == "authorization"},
     )
 
 
@@ -68,13 +60,16 @@ def _ask(repository: HubRepository, where: str, commit: str | None, patience: Pa
     while True:
         retry_after = 0.0
         try:
-            return HfApi().repo_info(
+            info = HfApi().repo_info(
                 repository.name,
                 repo_type=repository.kind,
                 revision=commit,
                 files_metadata=True,
                 timeout=patience.timeout,
             )
+            if info.sha is None:
+                raise ValueError("names no commit")
+            return info
         except OfflineModeIsEnabled:
             raise RunFailure(f"{shown}: cannot be downloaded (HF_HUB_OFFLINE forbids it)") from None
         except HfHubHTTPError as error:
@@ -83,16 +78,24 @@ def _ask(repository: HubRepository, where: str, commit: str | None, patience: Pa
             if not http_answers.is_passing(response):
                 failure = NotThere if http_answers.is_absent(response) else RunFailure
                 raise failure(f"{shown}: cannot be downloaded ({cause})") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunFailure(f"{shown}: is none of a Hugging Face hub's ({error})") from None
         except Exception as error:  # the library passes on the errors of the HTTP library that it is built on
             cause = http_answers.cause(error)
         fruitless += 1
         patience.before_another(shown, cause, fruitless, answered=answered, retry_after=retry_after)
 
 
-def _content(sibling) -> Content:
+def _remote_file(repository: HubRepository, commit: str, sibling, where: str) -> RemoteFile:
+    path = sibling.rfilename
     if sibling.lfs is not None:
-        return Content(sibling.lfs.size, sibling.lfs.sha256)
-    return Content(sibling.size, sibling.blob_id, is_git_blob=True)
+        content = Content(sibling.lfs.size, sibling.lfs.sha256)
+    elif sibling.blob_id is not None:
+        content = Content(sibling.size, sibling.blob_id, is_git_blob=True)
+    else:
+        raise RunFailure(f"{where}: the list of its files has no checksum of {path}")
+    address = hf_hub_url(repository.name, path, repo_type=repository.kind, revision=commit)
+    return RemoteFile(repository.folder + path, address, content)
 
 
 def _first_fitting(patterns: tuple[str, ...], paths, where: str) -> list[str]:

@@ -285,8 +285,14 @@ def test_a_busy_hub_is_left_alone_as_long_as_it_asks(hub, downloaded):
     ("content", "environment", "told"),
     [
         (None, {}, "404 Not Found"),
-        (b"<html>log in</html>", {}, "tried"),
-        (b'{"id": "x"}', {}, "holds no file that fits"),
+        (b"<html>log in</html>", {}, "is none of a Hugging Face hub's"),
+        (b'{"id": "x"}', {}, "names no commit"),
+        (b"[]", {}, "is none of a Hugging Face hub's"),
+        (
+            b'{"id": "x", "sha": "1", "siblings": [{"rfilename": "a.parquet"}]}',
+            {},
+            "no checksum of a.parquet",
+        ),
         (b"", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
         (b"", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "Connection refused), tried 3 times"),
         (b"", {"HF_ENDPOINT": "http://hub.invalid"}, "as when this machine is offline), tried 3 times"),
