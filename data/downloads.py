@@ -8,17 +8,14 @@ Hugging Face hub come through huggingface_hub.
 """
 
 import contextlib
-import email.utils
-import errno
+import functools
 import hashlib
 import http.client
 import json
-import re
-import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
@@ -27,16 +24,19 @@ import requests
 import urllib3
 from tqdm import tqdm
 
+import disk_space
 import files
 from command_line import RunFailure, UsageError
+from data import http_answers
 
 _CHUNK_BYTES = 1 << 20
-_BUSY = (http.client.TOO_MANY_REQUESTS, http.client.SERVICE_UNAVAILABLE)
-_PASSING = (*_BUSY, http.client.INTERNAL_SERVER_ERROR, http.client.BAD_GATEWAY, http.client.GATEWAY_TIMEOUT)
 # Redirects included. Wikimedia's servers turn programs away that do not say what they are.
 _HEADERS = {"User-Agent": "ELECTRA-TensorFlow2-toolkit (data preparation)", "Accept-Encoding": "identity"}
 _ALGORITHMS = {40: "sha1", 64: "sha256"}
-_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
+
+
+class NotThere(RunFailure):
+    """The server answers, and has no such file."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,54 @@ class Patience:
     timeout: float = 60
     pause: Callable[[float], None] = time.sleep
 
-    def pause_after(self, fruitless: int, retry_after: float) -> float:
+    def before_another(
+        self,
+        shown: str,
+        cause: str,
+        fruitless: int,
+        *,
+        answered: bool,
+        retry_after: float = 0,
+        kept: str = "",
+    ) -> None:
+        """Wait before another attempt, or give up.
+
+        Args:
+            shown: what cannot be had, for messages; `kept` says what is left of it.
+            fruitless: attempts in a row that brought nothing.
+            answered: whether the server ever did.
+            retry_after: seconds that it asks for.
+
+        Raises:
+            RunFailure: there were enough.
+        """
+        if fruitless >= (self.attempts if answered else self.first_attempts):
+            raise RunFailure(f"{shown}: cannot be downloaded ({cause}), tried {fruitless} times{kept}")
         growing = min(self.longest_pause, self.first_pause * 2 ** max(0, fruitless - 1))
-        return max(growing, min(retry_after, self.longest_retry_after))
+        seconds = max(growing, min(retry_after, self.longest_retry_after))
+        _tell(f"{shown}: {cause}; again in {seconds:.0f} s")
+        self.pause(seconds)
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file must be: its size in bytes and its hexadecimal SHA-1 or SHA-256, each where it is known."""
+    """What a file must be: its size in bytes and its hexadecimal SHA-1 or SHA-256, each where it is known.
+
+    `is_git_blob` has the SHA-1 be git's name of the file: that of `blob <size>`, a zero byte and the content.
+    """
 
     size: int | None = None
     checksum: str | None = None
+    is_git_blob: bool = False
 
     def __post_init__(self):
         if self.checksum is not None and len(bytes.fromhex(self.checksum)) * 2 not in _ALGORITHMS:
             raise ValueError(f"{self.checksum}: neither a SHA-1 nor a SHA-256")
+
+    @property
+    def algorithm(self) -> str:
+        """What the checksum is, which must be known: sha1, sha256 or git_blob_sha1."""
+        return "git_blob_sha1" if self.is_git_blob else _ALGORITHMS[len(self.checksum)]
 
     def difference(self, path: Path) -> str | None:
         """In which way a file is another one; None where it is not."""
@@ -81,12 +114,13 @@ class Content:
             return f"{self.size} bytes are expected, {size} found"
         if self.checksum is None:
             return None
-        algorithm = _ALGORITHMS[len(self.checksum)]
+        prefix = b"blob %d\0" % size if self.is_git_blob else b""
+        start = functools.partial(hashlib.new, _ALGORITHMS[len(self.checksum)], prefix)
         with open(path, "rb") as stream:
-            found = hashlib.file_digest(stream, algorithm).hexdigest()
+            found = hashlib.file_digest(stream, start).hexdigest()
         if found == self.checksum.lower():
             return None
-        return f"{algorithm.upper()} {self.checksum} is expected, {found} found"
+        return f"{self.algorithm.upper()} {self.checksum} is expected, {found} found"
 
 
 def require_web_address(url: str, name: str) -> None:
@@ -104,16 +138,36 @@ def address_below(base: str, name: str) -> str:
     return f"{base.rstrip('/')}/{quote(name)}"
 
 
+def on_mirror(address: str, mirror: str | None) -> str:
+    """The address with a mirror's in the place of its scheme and host."""
+    return address if mirror is None else mirror.rstrip("/") + urlsplit(address).path
+
+
+def without_credentials(address: str) -> str:
+    """The address as it may be shown and recorded."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def download(
-    address: str, path: str | Path, content: Content = Content(), patience: Patience = Patience()
+    address: str,
+    path: str | Path,
+    content: Content = Content(),
+    patience: Patience = Patience(),
+    headers: Mapping[str, str] | None = None,
 ) -> bool:
     """Have a file; returns whether it had to be downloaded.
 
     A file that is there stays if it is the wanted one, as far as `content` tells. Where another process
     downloads it, wait for that one's.
 
+    Args:
+        headers: sent beside our own; `Authorization` is not passed on where another host is redirected to.
+
     Raises:
-        RunFailure: it cannot be had, or has another content than it should; names the address and the cause.
+        NotThere: the server has no such file.
+        RunFailure: it cannot be had, has another content than it should, or does not fit on the disk; names
+            the address and the cause.
     """
     path = Path(path)
     if not _is_web_address(address):
@@ -121,11 +175,19 @@ def download(
     if path.is_file() and content.difference(path) is None:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _only_writer(path):
+    with only_writer(path):
         if path.is_file() and content.difference(path) is None:
             return False
-        _Transfer(address, path, content, patience).run()
+        _Transfer(address, path, content, patience, headers or {}).run()
     return True
+
+
+def bytes_missing(path: str | Path, size: int | None) -> int:
+    """How much of a file of this size `download` still has to bring; 0 for an unknown size."""
+    path = Path(path)
+    if path.is_file():
+        return 0
+    return max(0, (size or 0) - _size_of(_partial(path)))
 
 
 class _Interrupted(Exception):
@@ -156,10 +218,13 @@ class _Session(requests.Session):
 class _Transfer:
     """A file on its way: what has come of it, and the attempts that bring the rest."""
 
-    def __init__(self, address: str, path: Path, content: Content, patience: Patience):
+    def __init__(
+        self, address: str, path: Path, content: Content, patience: Patience, headers: Mapping[str, str]
+    ):
         self._address, self._path, self._content, self._patience = address, path, content, patience
-        self._shown = _without_credentials(address)
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._headers = headers
+        self._shown = without_credentials(address)
+        self._partial = _partial(path)
         self._record = path.with_name(f".{path.name}.partial.json")
 
     def run(self) -> None:
@@ -175,7 +240,7 @@ class _Transfer:
                     disable=None,
                 ) as bar,
             ):
-                session.headers.update(_HEADERS)
+                session.headers.update(_HEADERS | dict(self._headers))
                 session.max_redirects = 10
                 self._receive_right_content(session, bar)
             files.publish(self._partial, self._path)
@@ -209,15 +274,11 @@ class _Transfer:
                 fruitless = 0 if self._received() > furthest else fruitless + 1
                 furthest = max(furthest, self._received())
                 answered = answered or error.answered
-                patience = self._patience
-                if fruitless >= (patience.attempts if answered else patience.first_attempts):
-                    kept = f"; {self._received()} bytes are kept for the next run" * (self._received() > 0)
-                    raise RunFailure(
-                        f"{self._shown}: cannot be downloaded ({error}), tried {fruitless} times{kept}"
-                    ) from None
-                seconds = patience.pause_after(fruitless, error.retry_after)
-                _tell(f"{self._shown}: {error}; again in {seconds:.0f} s")
-            patience.pause(seconds)
+                failed, retry_after = str(error), error.retry_after
+            kept = f"; {self._received()} bytes are kept for the next run" * (self._received() > 0)
+            self._patience.before_another(
+                self._shown, failed, fruitless, answered=answered, retry_after=retry_after, kept=kept
+            )
 
     def _attempt(self, session: requests.Session, bar: tqdm) -> None:
         """Ask for what is missing, and append it.
@@ -240,19 +301,21 @@ class _Transfer:
         with self._ask(session, headers) as response:
             status = response.status_code
             if status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and headers:
-                if _content_range(response) == (None, received) and not _is_other_version(response, version):
+                complete = http_answers.content_range(response) == (None, received)
+                if complete and not http_answers.is_other_version(response, version):
                     return
                 self._discard()
                 raise _Interrupted("the file changed meanwhile")
             if status == http.client.PARTIAL_CONTENT and headers:
-                start, total = _content_range(response)
-                if start != received or total is None or _is_other_version(response, version):
+                start, total = http_answers.content_range(response)
+                if start != received or total is None or http_answers.is_other_version(response, version):
                     self._discard()
                     raise _Interrupted("the server does not go on with the same file")
             elif status == http.client.OK:
-                total = _length(response)
+                total = http_answers.length(response)
             else:
-                raise RunFailure(f"{self._shown}: cannot be downloaded ({_status(response)})")
+                failure = NotThere if http_answers.is_absent(response) else RunFailure
+                raise failure(f"{self._shown}: cannot be downloaded ({http_answers.status(response)})")
             if self._content.size is not None and total not in (None, self._content.size):
                 # What a proxy sends in the place of the file must not cost what came of it.
                 if status == http.client.PARTIAL_CONTENT:
@@ -273,15 +336,15 @@ class _Transfer:
             requests.Timeout,
             requests.exceptions.ChunkedEncodingError,
         ) as error:
-            if _innermost(error, ssl.SSLCertVerificationError):
-                raise RunFailure(f"{self._shown}: cannot be downloaded ({_cause(error)})") from None
-            raise _Interrupted(_cause(error), answered=False) from None
+            cause = http_answers.cause(error)
+            if http_answers.innermost(error, ssl.SSLCertVerificationError):
+                raise RunFailure(f"{self._shown}: cannot be downloaded ({cause})") from None
+            raise _Interrupted(cause, answered=False) from None
         except (requests.RequestException, ValueError) as error:
             raise RunFailure(f"{self._shown}: cannot be downloaded ({error})") from None
-        if response.status_code in _PASSING:
+        if http_answers.is_passing(response):
             response.close()
-            retry_after = _retry_after(response) if response.status_code in _BUSY else 0
-            raise _Interrupted(_status(response), retry_after=retry_after)
+            raise _Interrupted(http_answers.status(response), retry_after=http_answers.retry_after(response))
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity" and self._content.checksum is None:
             response.close()
@@ -291,10 +354,14 @@ class _Transfer:
     def _begin_anew(self, response: requests.Response) -> None:
         self._discard()
         # The record first, so that whatever a kill leaves of the file is of a known version.
-        self._record.write_text(json.dumps({"address": self._shown, "version": _version(response)}))
+        self._record.write_text(
+            json.dumps({"address": self._shown, "version": http_answers.version_of(response)})
+        )
 
     def _append(self, response: requests.Response, total: int | None, bar: tqdm) -> None:
         received, size = self._received(), self._content.size if total is None else total
+        if size is not None:
+            disk_space.require(self._path.parent, size - received, self._shown)
         bar.total = size
         bar.update(received - bar.n)
         with open(self._partial, "ab") as target:
@@ -311,7 +378,7 @@ class _Transfer:
             raise _Interrupted(f"the server ended it after {received} of {size} bytes")
 
     def _received(self) -> int:
-        return self._partial.stat().st_size if self._partial.exists() else 0
+        return _size_of(self._partial)
 
     def _recorded_version(self) -> str | None:
         """The version of the partial file, if it came from the same address: each server has its own."""
@@ -327,7 +394,8 @@ class _Transfer:
 
 
 @contextlib.contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold a file or folder, by a lock beside it; where another process does, say so and wait for it."""
     lock = path.with_name(f".{path.name}.lock")
     with contextlib.ExitStack() as stack:
         try:
@@ -336,6 +404,14 @@ def _only_writer(path: Path) -> Iterator[None]:
             _tell(f"{path}: {error}; waiting for it")
             stack.enter_context(files.lock(lock, wait=True))
         yield
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _tell(line: str) -> None:
@@ -350,83 +426,9 @@ def _is_web_address(url: str) -> bool:
         return False
 
 
-def _without_credentials(address: str) -> str:
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 def _read(response: requests.Response) -> bytes:
     """The next bytes of a body as they are sent; those that came before an error are not lost with it."""
     try:
         return response.raw.read1(_CHUNK_BYTES, decode_content=False)
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-        raise _Interrupted(_cause(error)) from None
-
-
-def _length(response: requests.Response) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() else None
-
-
-def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
-    """First byte and size of the whole file, of `bytes 5-9/10` or `bytes */10`."""
-    pattern = r"bytes (?:(\d+)-\d+|\*)/(\d+)"
-    match = re.fullmatch(pattern, response.headers.get("Content-Range", ""), re.ASCII | re.IGNORECASE)
-    start, total = match.groups() if match else (None, None)
-    return start and int(start), total and int(total)
-
-
-def _version(response: requests.Response) -> str | None:
-    """What If-Range takes: a strong ETag, else the date of the last change."""
-    tag = response.headers.get("ETag")
-    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
-
-
-def _is_other_version(response: requests.Response, version: str | None) -> bool:
-    """Whether a server sends a part of another version than asked for; it need not say which one it sends."""
-    if version is None:
-        return False
-    return response.headers.get("ETag" if version.startswith('"') else "Last-Modified", version) != version
-
-
-def _retry_after(response: requests.Response) -> float:
-    """Seconds that a busy server wants to be left alone, which it gives as such or as a date."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return 0
-
-
-def _status(response: requests.Response) -> str:
-    code = response.status_code
-    return f"{code} {http.client.responses.get(code, '')}".strip()
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those within it, the innermost last."""
-    while error is not None:
-        yield error
-        within = [getattr(error, "reason", None), *error.args, error.__cause__, error.__context__]
-        error = next((inner for inner in within if isinstance(inner, BaseException)), None)
-
-
-def _innermost(error: BaseException, kind: type[BaseException]) -> BaseException | None:
-    return next((inner for inner in reversed(list(_chain(error))) if isinstance(inner, kind)), None)
-
-
-def _cause(error: BaseException) -> str:
-    """What went wrong on the way to a server, in words for the user."""
-    chain = list(_chain(error))
-    if any(isinstance(inner, socket.gaierror) for inner in chain):
-        return "its host's name is not found, as when this machine is offline"
-    if any(isinstance(inner, OSError) and inner.errno in _UNREACHABLE for inner in chain):
-        return "there is no route to its host, as when this machine is offline"
-    if any(isinstance(inner, TimeoutError) for inner in chain):
-        return "the server fell silent"
-    if any(isinstance(inner, http.client.IncompleteRead) for inner in chain):
-        return "the connection ended early"
-    failed = _innermost(error, OSError)
-    return str(getattr(failed, "strerror", None) or chain[-1])
+        raise _Interrupted(http_answers.cause(error)) from None

@@ -28,6 +28,7 @@ class DataFile:
     sha256: str
 
 
+SITE = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
 DATA_FILES = {
     "1.1": (
         DataFile(
@@ -54,11 +55,7 @@ class SquadDownloadConfig:
 
     output_dir: str = option(MISSING, "folder that receives the two files", group="download")
     squad_version: str = option("1.1", "which SQuAD", group="download", choices=tuple(DATA_FILES))
-    url: str = option(
-        "https://rajpurkar.github.io/SQuAD-explorer/dataset",
-        "where the files lie; a mirror for one",
-        group="download",
-    )
+    url: str = option(SITE, "where the files lie; a mirror for one", group="download")
 
     def __post_init__(self):
         downloads.require_web_address(self.url, "url")

@@ -8,18 +8,16 @@ import dataclasses
 import email.utils
 import errno
 import hashlib
-import http.server
 import io
 import os
 import random
-import re
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,15 +25,24 @@ from pathlib import Path
 import pytest
 import requests
 import urllib3
+from web_site import TAG, Answer, Site, serving
 
 from command_line import RunFailure, UsageError
-from data.downloads import Content, Patience, address_below, download, require_web_address
+from data.downloads import (
+    Content,
+    NotThere,
+    Patience,
+    address_below,
+    bytes_missing,
+    download,
+    on_mirror,
+    require_web_address,
+)
 
 ROOT = Path(__file__).parents[1]
 CONTENT = random.Random(1).randbytes(300_000)
 HALF = 150_000
 DATES = {"Last-Modified": "Tue, 01 Jul 2025 10:00:00 GMT"}
-TAG = {"ETag": '"first"'}
 DOWNLOADER = """
 import sys
 from command_line import run_program
@@ -45,107 +52,11 @@ run_program(lambda: print("downloaded:", download(sys.argv[1], sys.argv[2], Cont
 """
 
 
-@dataclasses.dataclass
-class Answer:
-    """What the server does with one request; without anything said, what the standard says.
-
-    `cut` is after how many bytes of the body the connection ends; `stalls` has it stay open instead, and
-    `honest` has the headers speak of what is sent only.
-    """
-
-    status: int | None = None
-    headers: dict[str, str] = dataclasses.field(default_factory=dict)
-    content: bytes | None = None
-    cut: int | None = None
-    stalls: bool = False
-    honest: bool = False
-    chunked: bool = False
-    knows_ranges: bool = True
-    knows_if_range: bool = True
-
-
-@dataclasses.dataclass
-class Asked:
-    path: str
-    range: str | None
-    if_range: str | None
-    status: int = 0
-    sent: int = 0
-
-
-class Site(http.server.ThreadingHTTPServer):
-    """One file under every path; `answers` are those to the next requests, `usual` the one to all others."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.address = f"{self.url}/file.bin"
-        self.content = CONTENT
-        self.validators = dict(TAG)
-        self.usual = Answer()
-        self.answers: list[Answer] = []
-        self.log: list[Asked] = []
-        self.go_on = threading.Event()
-
-    @property
-    def ranges(self) -> list[str | None]:
-        return [asked.range for asked in self.log]
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Site
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments):
-        pass
-
-    def do_GET(self):
-        site = self.server
-        answer = site.answers.pop(0) if site.answers else site.usual
-        asked = Asked(self.path, self.headers["Range"], self.headers["If-Range"])
-        site.log.append(asked)
-        whole = site.content if answer.content is None else answer.content
-        headers = site.validators | answer.headers
-        body, asked.status = whole, answer.status or 200
-        current = asked.if_range in (None, headers.get("ETag"), headers.get("Last-Modified"))
-        if answer.status is None and asked.range and answer.knows_ranges:
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked.range)[1])
-            if current or not answer.knows_if_range:
-                asked.status, body = 206, whole[start:]
-                headers["Content-Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
-                if start >= len(whole):
-                    asked.status, body = 416, b""
-                    headers["Content-Range"] = f"bytes */{len(whole)}"
-        if answer.honest:
-            body = body[: answer.cut]
-        headers |= {"Transfer-Encoding": "chunked"} if answer.chunked else {"Content-Length": str(len(body))}
-        self.send_response(asked.status)
-        for name, value in (headers | answer.headers | {"Connection": "close"}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):
-            piece = body[: answer.cut]
-            # Before the client can have all of it and look.
-            asked.sent = len(piece)
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if answer.chunked and piece else piece)
-            if answer.stalls:
-                site.go_on.wait(20)
-                self.wfile.write(body[answer.cut :])
-                asked.sent = len(body)
-            if answer.chunked and (answer.cut is None or answer.honest):
-                self.wfile.write(b"0\r\n\r\n")
-
-
 @pytest.fixture
 def site(monkeypatch) -> Iterator[Site]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Site() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield server
-        server.go_on.set()
-        server.shutdown()
-        thread.join()
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    with serving(Site(CONTENT)) as site:
+        yield site
 
 
 @pytest.fixture
@@ -336,8 +247,9 @@ def test_a_passing_failure_is_tried_again(site, path, patience, pauses, status):
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 410, 501, 204, 304])
 def test_any_other_status_ends_it_at_once(site, path, patience, pauses, status):
     site.usual = Answer(status=status, content=b"")
-    with pytest.raises(RunFailure, match=f"^{site.address}: cannot be downloaded .{status} "):
+    with pytest.raises(RunFailure, match=f"^{site.address}: cannot be downloaded .{status} ") as failure:
         download(site.address, path, patience=patience)
+    assert isinstance(failure.value, NotThere) == (status in (404, 410))
     assert len(site.log) == 1 and pauses == [] and names(path) == []
 
 
@@ -434,6 +346,39 @@ def test_a_wrong_checksum_is_given_one_more_try_from_the_start(site, path, patie
     assert content.checksum in str(failure.value)
     assert hashlib.new(algorithm, wrong).hexdigest() in str(failure.value)
     assert site.ranges[3:] == [None, None] and names(path) == []
+
+
+def test_a_file_of_a_git_repository_is_checked_by_the_name_that_git_gives_it(site, path, patience, tmp_path):
+    (tmp_path / "file").write_bytes(CONTENT)
+    command = ["git", "hash-object", "--no-filters", tmp_path / "file"]
+    blob = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    content = Content(len(CONTENT), blob, is_git_blob=True)
+    assert download(site.address, path, content, patience)
+    assert_is_whole(path)
+    assert not download(site.address, path, content, patience)
+    path.unlink()
+    site.content = CONTENT[:-1] + b"x"
+    with pytest.raises(RunFailure, match=f"GIT_BLOB_SHA1 {blob} is expected"):
+        download(site.address, path, content, patience)
+
+
+def test_a_file_that_does_not_fit_on_the_disk_is_not_begun_and_a_begun_one_needs_its_rest_only(
+    site, path, patience, monkeypatch
+):
+    free = len(CONTENT) - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, free))
+    with pytest.raises(RunFailure, match=f"^{site.address}: 300,000 bytes do not fit into {path.parent}, "):
+        download(site.address, path, patience=patience)
+    assert len(site.log) == 1 and names(path) == []
+    free = len(CONTENT)
+    site.answers = [Answer(cut=HALF)] + [Answer(status=500)] * 8
+    with pytest.raises(RunFailure, match="kept for the next run"):
+        download(site.address, path, patience=patience)
+    assert bytes_missing(path, len(CONTENT)) == len(CONTENT) - HALF
+    free = len(CONTENT) - HALF
+    assert download(site.address, path, patience=patience)
+    assert_is_whole(path)
+    assert bytes_missing(path, len(CONTENT)) == 0
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -545,6 +490,20 @@ def test_only_the_web_is_asked(path, address):
     with pytest.raises(UsageError, match=f"^--mirror {address}: must begin with http"):
         require_web_address(address, "mirror")
     require_web_address("https://host", "mirror")
+
+
+def test_a_token_goes_to_the_host_that_it_is_for_alone(site, path, patience):
+    elsewhere = site.address.replace("127.0.0.1", "localhost")
+    site.answers = [Answer(status=302, content=b"", headers={"Location": elsewhere})]
+    assert download(site.address, path, patience=patience, headers={"Authorization": "Bearer secret"})
+    assert_is_whole(path)
+    assert [asked.authorization for asked in site.log] == ["Bearer secret", None]
+
+
+def test_a_mirror_stands_in_the_place_of_the_host():
+    assert on_mirror("https://host/a/b", None) == "https://host/a/b"
+    assert on_mirror("https://host/a/b", "http://mirror:81") == "http://mirror:81/a/b"
+    assert on_mirror("https://host/a/b", "http://mirror/pub/") == "http://mirror/pub/a/b"
 
 
 def test_a_password_in_an_address_is_sent_and_not_shown(site, path, patience, capsys):
