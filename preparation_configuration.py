@@ -4,15 +4,6 @@ from dataclasses import MISSING, dataclass
 
 from command_line import option, require
 
-DATASETS = {
-    "wikicorpus_en": "English Wikipedia, from its dump",
-    "bookscorpus": "BookCorpus, from the Hugging Face hub",
-    "books_wiki_en_corpus": "both of these together, for sharding and create_tfrecord_files",
-    "openwebtext": "OpenWebText, from the Hugging Face hub",
-    "text": "files of your own (--input_files)",
-    "squad": "SQuAD 1.1 and 2.0, to download only",
-    "google_pretrained_weights": "Google's ELECTRA and its vocabulary, to download only",
-}
 ACTIONS = ("download", "text_formatting", "sharding", "create_tfrecord_files")
 
 
@@ -21,7 +12,13 @@ class PreparationConfig:
     """Settings of data/dataPrep.py."""
 
     action: str = option(MISSING, "the step to run", group="what to do", choices=ACTIONS)
-    dataset: str = option(MISSING, "what to run it on", group="what to do", choices=tuple(DATASETS))
+    dataset: str = option(
+        MISSING,
+        "wikicorpus_en or another language, bookscorpus, openwebtext, text (your own: --input_files); "
+        "books_wiki_en_corpus for both of these together; to download only: squad, "
+        "google_pretrained_weights, all",
+        group="what to do",
+    )
     input_files: str | None = option(
         None,
         "comma-separated files and folders to format instead of what was downloaded",

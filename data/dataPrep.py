@@ -7,20 +7,21 @@
     python data/dataPrep.py --action text_formatting --dataset text --input_files my_texts/ --clean standard
 
 Everything lies below DATA_PREP_WORKING_DIR (from the environment; default: data/ of this repository):
-download/, formatted_one_article_per_line/, sharded_*/ and tfrecord_*/, in which scripts/run_pretraining.sh looks.
-data/create_datasets_from_start.sh runs all steps. A step that was interrupted goes on where it was, and one
-that is complete does nothing; the results do not depend on the number of processes.
+download/, formatted_one_article_per_line/, sharded_*/ and tfrecord_*/, where scripts/run_pretraining.sh finds
+it. data/create_datasets_from_start.sh runs all steps. A step that was interrupted goes on where it was, and
+one that is complete does nothing; the results do not depend on the number of processes.
 """
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 # Run by its path, Python looks for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from command_line import UsageError, parse, run_program
-from data import cleaning, dataset_downloads
+from data import cleaning, dataset_downloads, dataset_names, text_sources
 from data.executors import Backend, backend_of
 from data.sharding import Sharding, shard_text
 from data.text_formatting import Formatting, format_text
@@ -28,9 +29,11 @@ from data.tfrecord_creation import Creation, create_tfrecords
 from preparation_configuration import PreparationConfig
 from tokenization import load_vocabulary
 
-# Datasets that are made of others.
-_MEMBERS = {"books_wiki_en_corpus": ("bookscorpus", "wikicorpus_en")}
-_READERS = {"wikicorpus_en": "wikipedia", "bookscorpus": "text", "openwebtext": "text", "text": "text"}
+_OWN = "text"
+_OWN_ORIGIN = {"title": "text of your own", "licence": "not recorded", "url": ""}
+# Cleaners that look at all documents at once, in sharding; the others look at one, in text_formatting.
+_GLOBAL = frozenset({"duplicates", "near_duplicates"})
+_TEXTS = (_OWN, "bookscorpus", "openwebtext")
 
 
 def main() -> int:
@@ -40,8 +43,9 @@ def main() -> int:
     if config.action == "download":
         _download(config, working)
         return 0
-    if config.dataset not in (*_READERS, *_MEMBERS):
-        raise UsageError(f"--dataset {config.dataset}: is for --action download alone")
+    for name in _members(config.dataset):
+        if name not in _TEXTS and not dataset_names.wikipedia_of(name):
+            raise UsageError(f"--dataset {config.dataset}: is for --action download alone")
     backend = backend_of(
         config.n_processes or len(os.sched_getaffinity(0)), config.max_memory_gb, config.dask_scheduler
     )
@@ -50,38 +54,40 @@ def main() -> int:
     return 0
 
 
+def _members(dataset: str) -> tuple[str, ...]:
+    return (_OWN,) if dataset == _OWN else dataset_names.members(dataset)
+
+
 def _download(config: PreparationConfig, working: Path) -> None:
-    if config.dataset == "text":
-        raise UsageError(
-            "--dataset text: there is nothing to download; --action text_formatting --input_files"
-        )
-    for dataset in _MEMBERS.get(config.dataset, (config.dataset,)):
-        dataset_downloads.download_dataset(dataset, working / "download", mirror=config.mirror)
+    for path in dataset_downloads.download_dataset(config.dataset, working, config.mirror):
+        print(path, flush=True)
 
 
 def _format(config: PreparationConfig, working: Path, backend: Backend) -> None:
-    datasets = _MEMBERS.get(config.dataset, (config.dataset,))
+    datasets = _members(config.dataset)
     if config.input_files and len(datasets) > 1:
         raise UsageError(f"--input_files: --dataset {config.dataset} is {' and '.join(datasets)}: name one")
     for dataset in datasets:
         if config.input_files:
-            inputs = [part.strip() for part in config.input_files.split(",") if part.strip()]
-        elif dataset == "text":
-            raise UsageError("--dataset text: --input_files says which files and folders")
+            inputs = _names(config.input_files)
+        elif dataset == _OWN:
+            raise UsageError(f"--dataset {dataset}: --input_files says which files and folders")
         else:
-            inputs = [str(working / "download" / dataset)]
+            inputs = (str(dataset_downloads.folder_of(dataset, working)),)
             if not Path(inputs[0]).is_dir():
                 raise UsageError(f"{inputs[0]}: no such folder; run --action download, or give --input_files")
+        against = _names(config.decontaminate_against or "")
+        by_file = dataset == "bookscorpus" or not config.blanks_separate_docs
         formatting = Formatting(
             dataset=dataset,
-            reader=_READERS[dataset],
-            origin=dataset_downloads.origin(dataset),
+            reader="text" if dataset in _TEXTS else "wikipedia",
+            origin=_OWN_ORIGIN if dataset == _OWN else asdict(dataset_names.origin(dataset)),
             text_column=config.text_column,
-            blanks_separate_docs=config.blanks_separate_docs,
+            documents=text_sources.BY_FILE if by_file else text_sources.BY_BLANK_LINE,
             strict=config.strict,
-            clean=cleaning.parse_switches(config.clean),
+            clean=cleaning.parse_switches(config.clean, bool(against)) - _GLOBAL,
             language=config.language,
-            decontaminate_against=tuple((config.decontaminate_against or "").split(",")),
+            decontaminate_against=against,
         )
         format_text(inputs, formatting, _formatted(working, dataset), backend, config.tolerate)
 
@@ -94,9 +100,9 @@ def _shard(config: PreparationConfig, working: Path, backend: Backend) -> None:
         fraction_test_set=config.fraction_test_set,
         random_seed=config.random_seed,
         segmentation_method=config.segmentation_method,
-        duplicates=tuple(sorted(cleaning.parse_switches(config.clean) & cleaning.GLOBAL)),
+        duplicates=tuple(sorted(cleaning.parse_switches(config.clean, True) & _GLOBAL)),
     )
-    inputs = [_formatted(working, name) for name in _MEMBERS.get(config.dataset, (config.dataset,))]
+    inputs = [_formatted(working, name) for name in _members(config.dataset)]
     shard_text(inputs, sharding, _sharded(config, working), backend, config.tolerate)
 
 
@@ -117,6 +123,10 @@ def _create_tfrecords(config: PreparationConfig, working: Path, backend: Backend
     create_tfrecords(
         _sharded(config, working), creation, working / name / config.dataset, backend, config.tolerate
     )
+
+
+def _names(list_of_files: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in list_of_files.split(",") if part.strip())
 
 
 def _formatted(working: Path, dataset: str) -> Path:

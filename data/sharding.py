@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+import disk_space
 import files
 import tfrecords
 from command_line import UsageError
@@ -94,7 +95,7 @@ def shard_text(
         manifest = step_folder.begin(folder, ledger)
         if manifest is None:
             size = sum(manifest["bytes"] for manifest in formatted)
-            step_folder.require_space(folder, int(_GROWTH * size), "the sharded text")
+            disk_space.require(folder, int(_GROWTH * size), "the sharded text")
             dropped = _find_duplicates(parts, sharding, folder, backend)
             units = _plan_shards(parts, dropped, sharding, folder)
             set_aside = run_units(units, write_shard, folder, backend, "documents to shards", scale=True)
@@ -156,21 +157,29 @@ def _find_duplicates(
     """Of each part, the rows to drop, and the reason."""
     if not sharding.duplicates:
         return [{} for _ in parts]
-    work = folder / UNITS_FOLDER / "signatures"
+    work = folder / UNITS_FOLDER / "descriptions"
+    near = "near_duplicates" in sharding.duplicates
     units = [
-        Unit(f"{number:06d}", f"{number:06d}", (str(part.resolve()), sharding.duplicates))
+        Unit(f"{number:06d}", f"{number:06d}.npy", (str(part.resolve()), near))
         for number, part in enumerate(parts)
     ]
-    set_aside = run_units(units, describe_part, work, backend, "signatures")
-    for name, error in set_aside.items():
+    for name, error in run_units(units, describe_part, work, backend, "descriptions").items():
         raise UsageError(f"{parts[int(name)]}: cannot be read ({error}); format the text anew")
-    return deduplication.find_duplicates([work / unit.result for unit in units], sharding.duplicates)
+    result = work.with_name("duplicates.npy")
+    if not result.exists():
+        print(f"{folder}: looking for documents that come twice", flush=True)
+        deduplication.find_duplicates(
+            result, [work / unit.result for unit in units], "duplicates" in sharding.duplicates, near
+        )
+    return [
+        {row: reason for row, (reason, *_) in deduplication.duplicates_of_part(result, number).items()}
+        for number in range(len(parts))
+    ]
 
 
-def describe_part(path: Path, documents: str, duplicates: tuple[str, ...]) -> dict:
-    """In a worker: the signatures of a file's documents."""
-    deduplication.describe(read_documents(documents), path, duplicates)
-    return {}
+def describe_part(path: Path, documents: str, near: bool) -> dict:
+    """In a worker: what is needed of a file's documents to find those that come twice."""
+    return {"documents": deduplication.write_descriptions(path, read_documents(documents), near)}
 
 
 def _plan_shards(

@@ -6,7 +6,6 @@ the same and what there is. A folder of other settings or sources is refused by 
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,19 +136,6 @@ def identify(sources: Sequence[SourceFile], folder: Path, backend: Backend) -> l
         {"name": source.name, "bytes": stamps[source.name][0], "sha256": known[source.name]["sha256"]}
         for source in sources
     ]
-
-
-def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Look whether a step's results, by an estimate of their bytes, have room.
-
-    Raises:
-        RunFailure: they have not.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise RunFailure(
-            f"{folder}: {purpose} needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there"
-        )
 
 
 def _stamp(source: SourceFile) -> list[int]:

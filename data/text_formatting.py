@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import disk_space
 import files
 import tfrecords
 from data import cleaning, decontamination, step_folder, text_sources, wikipedia_extraction
@@ -40,7 +41,7 @@ class Formatting:
         reader: one of `READERS`.
         origin: title, licence and address of the dataset, for people.
         text_column: column of the text in records.
-        blanks_separate_docs: whether a blank line in a text file ends a document.
+        documents: how text files are divided, as text_sources.py has it.
         strict: whether a file that would be left out stops the step.
         clean: names of the cleaners (cleaning.py).
         language: what the cleaner `language` keeps.
@@ -51,7 +52,7 @@ class Formatting:
     reader: str
     origin: dict
     text_column: str = "text"
-    blanks_separate_docs: bool = True
+    documents: str = text_sources.BY_BLANK_LINE
     strict: bool = False
     clean: frozenset[str] = frozenset()
     language: str = "en"
@@ -70,7 +71,7 @@ class Formatting:
         if self.reader == "text":
             settings |= {
                 "text_column": self.text_column,
-                "blanks_separate_docs": self.blanks_separate_docs,
+                "documents": self.documents,
                 "strict": self.strict,
             }
         return settings
@@ -88,15 +89,15 @@ def format_text(
     reader = READERS[formatting.reader]
     with step_folder.held(folder):
         parts = reader.plan(inputs, **_reader_settings(formatting))
-        paths = dict.fromkeys(part.source for part in parts)
+        paths = list(dict.fromkeys(path for part in parts for path in reader.source_paths(part)))
         sources = step_folder.identify(_named(paths), folder, backend)
         ledger = {"step": "text_formatting", "settings": formatting.settings(), "sources": sources}
         manifest = step_folder.begin(folder, ledger)
         if manifest is None:
             evaluation = _save_evaluation(formatting, folder)
-            step_folder.require_space(folder, _estimate(paths), "the formatted text")
+            disk_space.require(folder, _estimate(paths), "the formatted text")
             units = [
-                Unit(part.name, f"{part.name}{SUFFIX}", (part, formatting, evaluation), part.bytes)
+                Unit(part.name, f"{part.name}{SUFFIX}", (part, formatting, evaluation), part.stored_bytes)
                 for part in parts
             ]
             set_aside = run_units(units, format_part, folder, backend, "text to documents", scale=True)
@@ -130,9 +131,8 @@ def format_part(path: Path, part, formatting: Formatting, evaluation: str | None
     cleaner = _cleaner(formatting.clean, formatting.language, evaluation)
     with DocumentFile(path) as target:
         for document in READERS[formatting.reader].read(part, tally):
-            document, reason = cleaner.clean(document)
+            document = cleaner.clean(document, tally)
             if document is None:
-                tally.dropped[reason] += 1
                 continue
             target.write(document)
             text = document.text.encode("utf-8")
@@ -143,6 +143,8 @@ def format_part(path: Path, part, formatting: Formatting, evaluation: str | None
         "documents": target.documents,
         "bytes": target.bytes,
         "dropped": dict(sorted(tally.dropped.items())),
+        "changed": dict(sorted(tally.changed.items())),
+        "removed": dict(sorted(tally.removed.items())),
         "skipped": tally.skipped,
         "faults": tally.faults,
         "stored_bytes": path.stat().st_size,
@@ -153,7 +155,7 @@ def format_part(path: Path, part, formatting: Formatting, evaluation: str | None
 @functools.lru_cache(maxsize=1)
 def _cleaner(names: frozenset[str], language: str, evaluation: str | None) -> cleaning.Cleaner:
     """Once in a worker: models and indexes take a while to load."""
-    return cleaning.Cleaner(names, language, evaluation)
+    return cleaning.Cleaner(names, language, evaluation_index=evaluation)
 
 
 def _reader_settings(formatting: Formatting) -> dict:
@@ -161,7 +163,7 @@ def _reader_settings(formatting: Formatting) -> dict:
         return {}
     return {
         "text_column": formatting.text_column,
-        "blanks_separate_docs": formatting.blanks_separate_docs,
+        "documents": formatting.documents,
         "strict": formatting.strict,
     }
 
@@ -176,7 +178,7 @@ def _save_evaluation(formatting: Formatting, folder: Path) -> str | None:
     if not formatting.decontaminate_against:
         return None
     path = (folder / UNITS_FOLDER / _EVALUATION_NAME).resolve()
-    decontamination.build_index(formatting.decontaminate_against).save(path)
+    decontamination.build_evaluation_index(path, formatting.decontaminate_against)
     return str(path)
 
 
@@ -194,9 +196,13 @@ def _manifest(
     ledger: dict, formatting: Formatting, units: Sequence[Unit], folder: Path, set_aside: dict[str, str]
 ) -> dict:
     dropped: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
+    removed: Counter[str] = Counter()
     parts, skipped, faults = [], [], []
     for unit, record in read_records(folder, units):
         dropped.update(record["dropped"])
+        changed.update(record["changed"])
+        removed.update(record["removed"])
         skipped += [{"name": name, "reason": reason} for name, reason in record["skipped"]]
         faults += record["faults"]
         parts.append(
@@ -213,6 +219,8 @@ def _manifest(
         "documents": sum(part["documents"] for part in parts),
         "bytes": sum(part["bytes"] for part in parts),
         "dropped": dict(sorted(dropped.items())),
+        "changed": dict(sorted(changed.items())),
+        "removed_characters": dict(sorted(removed.items())),
         "skipped_sources": skipped,
         "faults": faults,
         "set_aside": set_aside,

@@ -63,6 +63,10 @@ class TextPart:
         """Path of its first file."""
         return self.sources[0].path
 
+    @property
+    def stored_bytes(self) -> int:
+        return sum(map(_stored_bytes, self.sources))
+
 
 def plan(
     inputs: Sequence[str | Path],
@@ -126,6 +130,11 @@ def read(part: TextPart, tally: Tally) -> Iterator[TextDocument]:
             yield from _documents(text, source, part.documents, tally)
 
 
+def source_paths(part: TextPart) -> list[str]:
+    """The files that a part is read from."""
+    return [source.path for source in part.sources]
+
+
 # ----------------------------------------------------------------------------------------------------- plan
 
 
@@ -146,6 +155,16 @@ def _find(inputs: Sequence[str | Path], leave_out: Collection[str | Path]) -> It
             if real not in seen:
                 seen.add(real)
                 yield source
+
+
+def _stored_bytes(source: Source) -> int:
+    if source.span is not None and not source.path.endswith(".parquet"):
+        return source.span[1] - source.span[0]
+    try:
+        return os.path.getsize(source.path)
+    except OSError:
+        # Who reads it names it.
+        return 0
 
 
 def _pieces(source: Source, documents: str) -> tuple[list[Source], int]:

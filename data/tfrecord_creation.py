@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import corpus
+import disk_space
 import files
 import tfrecords
 from command_line import UsageError
@@ -74,7 +75,7 @@ def create_tfrecords(
         manifest = step_folder.begin(folder, ledger)
         if manifest is None:
             size = sum(shard["bytes"] for shard in text["shards"])
-            step_folder.require_space(folder, int(_GROWTH * size), "the TFRecords")
+            disk_space.require(folder, int(_GROWTH * size), "the TFRecords")
             units = _plan(sharded, text, creation)
             set_aside = run_units(units, write_shard, folder, backend, "text to examples", scale=True)
             sides = _describe_sides(units, folder, ledger, text, vocabulary)

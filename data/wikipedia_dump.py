@@ -55,6 +55,10 @@ class DumpPart:
     is_compressed: bool
     pages: int | None = None
 
+    @property
+    def stored_bytes(self) -> int:
+        return self.end - self.begin
+
 
 @dataclass(frozen=True)
 class Page:

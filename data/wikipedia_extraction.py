@@ -11,7 +11,7 @@ from data.documents import Tally, TextDocument
 from data.sentences import split_sentences
 from data.wikipedia_dump import DumpPart, Page, plan, read_pages
 
-__all__ = ["DumpPart", "is_disambiguation", "plan", "read", "wikitext_to_text"]
+__all__ = ["DumpPart", "is_disambiguation", "plan", "read", "source_paths", "wikitext_to_text"]
 
 _ARTICLES = 0
 _DISAMBIGUATION = re.compile(
@@ -19,6 +19,11 @@ _DISAMBIGUATION = re.compile(
     r"|mathdab|roaddis|schooldis|hospitaldis|mil-unit-dis)\s*(?:\||\}\})|__DISAMBIG__",
     re.IGNORECASE,
 )
+
+
+def source_paths(part: DumpPart) -> list[str]:
+    """The files that a part is read from."""
+    return [str(part.source)]
 
 
 def read(part: DumpPart, tally: Tally) -> Iterator[TextDocument]:
