@@ -6,6 +6,7 @@ Windows of tokens are made of the questions by squad_features.py.
 """
 
 import codecs
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -137,16 +138,35 @@ def _survey(path: str | Path, flag: str, version_2: bool) -> _Survey:
     return survey
 
 
+def iterate_contexts(path: str | Path, flag: str) -> Iterator[str]:
+    """The contexts of a SQuAD file of either version, in its order; its questions are not looked at.
+
+    Args:
+        flag: the flag that named it, without dashes, for messages.
+
+    Raises:
+        UsageError: not readable, not JSON, not SQuAD (names article and paragraph).
+    """
+    with _named_faults(path, flag), open(path, "rb") as stream:
+        for paragraph, place in _paragraphs(stream):
+            yield _member(paragraph, "context", str, place)
+
+
 def _questions(path: str | Path, flag: str) -> Iterator[Question]:
     """The questions as the file has them: `is_impossible` is None without that key."""
+    with _named_faults(path, flag), open(path, "rb") as stream:
+        for paragraph, place in _paragraphs(stream):
+            context = _member(paragraph, "context", str, place)
+            for entry in _member(paragraph, "qas", list, place):
+                yield _question(entry, context, place)
+
+
+@contextlib.contextmanager
+def _named_faults(path: str | Path, flag: str) -> Iterator[None]:
+    """What reading a file raises becomes a UsageError that names flag and file."""
     source = f"--{flag} {path}"
     try:
-        with open(path, "rb") as stream:
-            # Some editors put a byte order mark first.
-            if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-                stream.seek(0)
-            for number, article in enumerate(_articles(stream), 1):
-                yield from _questions_of_article(article, number)
+        yield
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror or error}") from None
     except _NotSquad as error:
@@ -162,16 +182,18 @@ class _NotSquad(Exception):
     """Says what is missing, and where."""
 
 
-def _questions_of_article(article: object, number: int) -> Iterator[Question]:
-    where = f"article {number}"
-    paragraphs = _member(article, "paragraphs", list, where)
-    if title := article.get("title"):
-        where += f" {title!r}"
-    for number, paragraph in enumerate(paragraphs, 1):
-        place = f"{where}, paragraph {number}"
-        context = _member(paragraph, "context", str, place)
-        for entry in _member(paragraph, "qas", list, place):
-            yield _question(entry, context, place)
+def _paragraphs(stream: BinaryIO) -> Iterator[tuple[object, str]]:
+    """The paragraphs of all articles, each with its place in the file."""
+    # Some editors put a byte order mark first.
+    if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+        stream.seek(0)
+    for article_number, article in enumerate(_articles(stream), 1):
+        where = f"article {article_number}"
+        paragraphs = _member(article, "paragraphs", list, where)
+        if title := article.get("title"):
+            where += f" {title!r}"
+        for number, paragraph in enumerate(paragraphs, 1):
+            yield paragraph, f"{where}, paragraph {number}"
 
 
 def _question(entry: object, context: str, where: str) -> Question:

@@ -29,16 +29,18 @@ class TextDocument(NamedTuple):
 
 @dataclass
 class Tally:
-    """What did not become a document, or a part of one.
+    """What did not become a document, or not as it was.
 
     Attributes:
         dropped: documents left out, by reason.
+        changed: documents of which something was repaired or removed, by the cleaner's name.
         skipped: (name, reason) of files that are left out whole, by a rule.
         removed: characters left out of documents that stay, by reason.
         faults: what is damaged, each in words that name it; they make a step end non-zero unless tolerated.
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     removed: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)

@@ -7,7 +7,7 @@ import pytest
 from squad_questions import entry, question, write_squad
 
 from command_line import UsageError
-from squad_data import FAULTS, Question, answer_fault, iterate_questions, read_squad
+from squad_data import FAULTS, Question, answer_fault, iterate_contexts, iterate_questions, read_squad
 
 CONTEXT = "Ann met Bob, and Bob left."
 
@@ -111,6 +111,12 @@ def test_real_files_are_read_whole(shared_data, name, version_2, questions, impo
     ]
     assert [(q.id, q.text, q.context, q.answers) for q in read] == expected
     assert not any(map(answer_fault, read))
+
+
+def test_contexts_come_once_each_whatever_is_asked_about_them(tmp_path):
+    path = tmp_path / "dev.json"
+    write_squad(path, (CONTEXT, [entry("1", ("Bob", 8)), entry("1")]), ("Other.", []), (CONTEXT, []))
+    assert list(iterate_contexts(path, "decontaminate_against")) == [CONTEXT, "Other.", CONTEXT]
 
 
 def test_a_file_is_never_whole_in_memory(tmp_path):
