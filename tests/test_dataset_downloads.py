@@ -249,10 +249,14 @@ def test_another_language_is_another_wiki(site, tmp_path, patience, name, wiki):
     assert paths[0].parent == tmp_path / "download" / name
 
 
-def test_a_mirrors_password_is_not_recorded(dumps, site, tmp_path, patience, capsys):
+def test_a_mirrors_password_is_neither_recorded_nor_shown(dumps, site, tmp_path, patience, capsys):
     dumps.add("20261001")
     dumps.make_latest("20261001")
-    download_dataset("wikicorpus_en", tmp_path, site.url.replace("//", "//user:secret@"), patience)
+    mirror = site.url.replace("//", "//user:secret@")
+    download_dataset("wikicorpus_en", tmp_path, mirror, patience)
+    site.contents["/zhwiki/"] = b"<html>no run</html>"
+    with pytest.raises(RunFailure, match=f"^{site.url}/zhwiki: "):
+        download_dataset("wikicorpus_zh", tmp_path, mirror, patience)
     assert {asked.authorization[:6] for asked in site.log} == {"Basic "}
     assert "secret" not in (folder_of("wikicorpus_en", tmp_path) / "download.json").read_text()
     assert "secret" not in capsys.readouterr().out
