@@ -30,7 +30,10 @@ STARTS = {
     ],
     "without its end": [*NEW_HEADER, "*** START OF THE PROJECT GUTENBERG EBOOK, THE LAMP", ""],
     "small print": [*OLD_HEADER, "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*"],
-    "small print, one star": [*OLD_HEADER, "*END THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*"],
+    "small print, one star": [
+        *OLD_HEADER,
+        "*END THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*",
+    ],
     "small print, copyrighted": [
         *OLD_HEADER,
         "*END*THE SMALL PRINT! FOR COPYRIGHT PROTECTED ETEXTS*Ver.04.29.93*END*",
@@ -44,12 +47,19 @@ STARTS = {
 }
 CREDITS = {
     "none": [],
-    "produced": ["Produced by Jane Doe and the Online Distributed", "Proofreading Team at https://www.pgdp.net"],
+    "produced": [
+        "Produced by Jane Doe and the Online Distributed",
+        "Proofreading Team at https://www.pgdp.net",
+    ],
     "e-text": ["E-text prepared by Jane Doe"],
     "this etext": ["This etext was prepared by Jane Doe and John Roe"],
     "scanned": ["Scanned and proofed by Jane Doe"],
     "transcribed": ["Transcribed from the 1901 Nowhere Press edition by Jane Doe"],
-    "images": ["Produced by Jane Doe", "", "(This file was produced from images made available by a library.)"],
+    "images": [
+        "Produced by Jane Doe",
+        "",
+        "(This file was produced from images made available by a library.)",
+    ],
     "note": ["Note: Project Gutenberg also has an HTML version of this file."],
     "transcriber": ["Produced by Jane Doe", "", "Transcriber\u2019s Note: spelling has been kept."],
     "note in brackets": ["[Transcriber's Notes:", "", "One thing.", "", "Another thing.]"],
