@@ -131,7 +131,10 @@ def _arrow_batches(member: Member, column: str, label: str) -> Iterator["pyarrow
     with pyarrow.ipc.open_stream(stream) as batches:
         columns = _wanted_columns(batches.schema, column, label)
         for batch in batches:
-            yield batch.select(columns)
+            batch = batch.select(columns)
+            # Offsets of a damaged file would be followed anywhere in memory.
+            batch.validate(full=True)
+            yield batch
     # Arrow takes the end of a file for the end of the stream.
     if stream.last_read != _ARROW_END:
         raise EOFError("it ended before its end mark")

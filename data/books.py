@@ -16,6 +16,7 @@ REMOVED = "Project Gutenberg's front and back matter"
 
 # The longest headers, of 2001 and 2002, have about 350 lines.
 _HEADER_LINES = 600
+_HEADER_CHARACTERS = 100_000
 _MARKER_LINES = 4
 _CREDIT_PARAGRAPHS = 6
 _NOTE_LINES = 60
@@ -52,7 +53,7 @@ def body(lines: Iterator[str], tally: Tally) -> Iterator[str]:
     Args:
         lines: stripped, in order, blank ones too.
     """
-    header = list(itertools.islice(lines, _HEADER_LINES))
+    header = _header(lines)
     first = _lines_of_header(header)
     rest = itertools.chain(header[first:], lines)
     _count(header[:first], tally)
@@ -75,6 +76,18 @@ def body(lines: Iterator[str], tally: Tally) -> Iterator[str]:
                 break
         else:
             return
+
+
+def _header(lines: Iterator[str]) -> list[str]:
+    """As many lines as a header may have."""
+    header: list[str] = []
+    characters = 0
+    for line in lines:
+        header.append(line)
+        characters += len(line)
+        if len(header) == _HEADER_LINES or characters > _HEADER_CHARACTERS:
+            break
+    return header
 
 
 def _lines_of_header(lines: list[str]) -> int:

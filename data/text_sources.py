@@ -96,7 +96,7 @@ def plan(
         pieces, weight = _pieces(source, documents)
         if len(pieces) > 1 or weight > room or not files_left:
             groups.extend([piece] for piece in pieces)
-            room, files_left = (0, 0) if len(pieces) > 1 else (_PART_BYTES - weight, _PART_FILES)
+            room, files_left = (0, 0) if len(pieces) > 1 else (_PART_BYTES - weight, _PART_FILES - 1)
         else:
             groups[-1] += pieces
             room, files_left = room - weight, files_left - 1

@@ -589,7 +589,7 @@ def test_shards_of_somebody_else_are_left_alone(text_folder, vocab_file, tmp_pat
     ("text", "told"),
     [
         (None, "no such folder"),
-        ({}, "holds no .txt, .jsonl, .parquet, .tar or .zip file"),
+        ({}, "holds no .txt, .jsonl, .parquet, .arrow, .tar or .zip file"),
         ({"a.md": "text"}, "holds no .txt"),
         ({"a.txt": ""}, "an empty corpus, no text to learn from"),
         ({"a.txt": "\n \n\t\n", "b.txt": "\x00\x07"}, "an empty corpus, no text to learn from"),
