@@ -4,6 +4,10 @@ Everything follows from two arrays that add up over any division of the examples
 of each piece, and the examples by length.
 """
 
+import base64
+import zlib
+from dataclasses import dataclass
+
 import numpy as np
 
 LENGTH_BIN_WIDTH = 16
@@ -36,3 +40,57 @@ def summarize(
         "unknown_share": round(int(token_counts[unk_id]) / max(1, tokens), 6),
         "length_histogram": {"bin_width": LENGTH_BIN_WIDTH, "examples": counts_by_length.tolist()},
     }
+
+
+@dataclass
+class ExampleStatistics:
+    """What a manifest says of examples, addable over files.
+
+    Attributes:
+        counts_by_length: examples by length, as `length_counts` gives them.
+        token_counts: occurrences of each piece of the vocabulary, special ones included, int64 [pieces].
+    """
+
+    documents: int
+    max_seq_length: int
+    counts_by_length: np.ndarray
+    token_counts: np.ndarray
+
+    @classmethod
+    def none(cls, vocabulary_size: int, max_seq_length: int) -> "ExampleStatistics":
+        """Of no examples."""
+        lengths = np.zeros(0, np.int64)
+        counts = length_counts(lengths, max_seq_length)
+        return cls(0, max_seq_length, counts, np.zeros(vocabulary_size, np.int64))
+
+    @property
+    def examples(self) -> int:
+        return int(self.counts_by_length.sum())
+
+    def add(self, other: "ExampleStatistics") -> None:
+        """Count another's examples too."""
+        self.documents += other.documents
+        self.counts_by_length += other.counts_by_length
+        self.token_counts += other.token_counts
+
+    def record(self) -> dict:
+        """The statistics as JSON values that `of_record` reads; some 40 kB, the token counts compressed."""
+        return {
+            "documents": self.documents,
+            "examples": self.examples,
+            "max_seq_length": self.max_seq_length,
+            "counts_by_length": self.counts_by_length.tolist(),
+            "token_counts": base64.b64encode(zlib.compress(self.token_counts.tobytes(), 1)).decode("ascii"),
+        }
+
+    @classmethod
+    def of_record(cls, record: dict) -> "ExampleStatistics":
+        """What `record` wrote."""
+        token_counts = np.frombuffer(zlib.decompress(base64.b64decode(record["token_counts"])), np.int64)
+        counts_by_length = np.array(record["counts_by_length"], np.int64)
+        return cls(record["documents"], record["max_seq_length"], counts_by_length, token_counts)
+
+    def figures(self, unk_id: int) -> dict:
+        """The manifest's entries: `documents`, and those of `summarize`."""
+        summary = summarize(self.token_counts, self.counts_by_length, unk_id, self.max_seq_length)
+        return {"documents": self.documents} | summary

@@ -252,9 +252,11 @@ def _manifest(
     folder: Path,
     set_aside: dict[str, str],
 ) -> dict:
+    changed: Counter[str] = Counter()
     reasons: Counter[str] = Counter(reason for rows in dropped for reason in rows.values())
     for manifest in formatted:
         reasons.update(manifest["dropped"])
+        changed.update(manifest["changed"])
     shards = [{"name": unit.result} | record for unit, record in read_records(folder, units)]
     return ledger | {
         "datasets": [
@@ -271,6 +273,7 @@ def _manifest(
         ],
         "documents": sum(shard["documents"] for shard in shards),
         "dropped": dict(sorted(reasons.items())),
+        "changed": dict(sorted(changed.items())),
         "faults": [],
         "set_aside": set_aside,
         "shards": shards,

@@ -6,11 +6,10 @@ examples is for example_files.py.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import corpus
 import disk_space
 import files
 import tfrecords
@@ -18,7 +17,8 @@ from command_line import UsageError
 from data import data_card, step_folder
 from data.executors import Backend
 from data.units import Unit, read_records, run_units
-from example_files import ExampleBuilder, ExampleStatistics
+from example_files import write_text_file
+from example_statistics import ExampleStatistics
 from tokenization import Vocabulary, load_vocabulary
 
 _SIDES = ("train", "test")
@@ -87,25 +87,17 @@ def create_tfrecords(
     return manifest
 
 
-def write_shard(path: Path, text: str, name: str, creation: Creation) -> dict:
-    """In a worker: the examples of one text shard.
-
-    Raises:
-        UsageError: the text has another size than when it was written.
-    """
-    statistics = _builder(creation).write(path, _blocks(text))
-    return statistics.record() | {"bytes": path.stat().st_size, "sha256": files.sha256_of_file(path)}
-
-
-def _blocks(text: str) -> Iterator[list[corpus.Document]]:
-    return corpus.read_blocks(text, blanks_separate_docs=True)
+def write_shard(path: Path, text: str, creation: Creation) -> dict:
+    """In a worker: the examples of one text shard."""
+    vocabulary = _vocabulary(creation.vocab_file, creation.do_lower_case)
+    record = write_text_file(path, text, vocabulary, creation.seed, creation.max_seq_length)
+    return record | {"bytes": path.stat().st_size, "sha256": files.sha256_of_file(path)}
 
 
 @functools.lru_cache(maxsize=1)
-def _builder(creation: Creation) -> ExampleBuilder:
-    """Once in a worker: the vocabulary takes a while to load, and what the tokenizer has learnt is kept."""
-    vocabulary = load_vocabulary(creation.vocab_file, creation.do_lower_case)
-    return ExampleBuilder(vocabulary, creation.seed, creation.max_seq_length)
+def _vocabulary(vocab_file: str, do_lower_case: bool | None) -> Vocabulary:
+    """Once in a worker: it is large to send, and takes a while to read."""
+    return load_vocabulary(vocab_file, do_lower_case)
 
 
 def _plan(sharded: Path, text: dict, creation: Creation) -> list[Unit]:
@@ -117,7 +109,7 @@ def _plan(sharded: Path, text: dict, creation: Creation) -> list[Unit]:
             if not path.exists() or path.stat().st_size != shard["bytes"]:
                 raise UsageError(f"{path}: is gone or changed; run --action sharding into a new folder")
             name = tfrecords.shard_name(number, len(shards))
-            arguments = (str(path), shard["name"], creation)
+            arguments = (str(path), creation)
             units.append(Unit(f"{side}-{number}", f"{side}/{name}", arguments, shard["bytes"]))
     return units
 
@@ -128,44 +120,57 @@ def _describe_sides(
     """Write what stands beside the shards of each side; returns the figures of each."""
     sides = {}
     for side in _SIDES:
-        done = [
-            (unit, record)
-            for unit, record in read_records(folder, [u for u in units if u.result.startswith(f"{side}/")])
-        ]
+        done = list(read_records(folder, [unit for unit in units if unit.result.startswith(f"{side}/")]))
         if not done:
             continue
         statistics = ExampleStatistics.none(vocabulary.size, ledger["settings"]["max_seq_length"])
         for _, record in done:
             statistics.add(ExampleStatistics.of_record(record))
-        sides[side] = statistics.figures(vocabulary.ids["[UNK]"])
+        figures = sides[side] = statistics.figures(vocabulary.ids["[UNK]"])
         vocabulary.save(folder / side / tfrecords.VOCABULARY_NAME)
         tfrecords.write_array(folder / side / tfrecords.TOKEN_COUNTS_NAME, statistics.token_counts)
-        files.write_json(
-            folder / side / tfrecords.MANIFEST_NAME,
-            ledger
-            | {"vocabulary_sha256": vocabulary.sha256, "vocabulary_size": vocabulary.size, "part": side}
-            | sides[side]
-            | {
-                "datasets": text["datasets"],
-                "dropped": text["dropped"],
-                "shards": [
-                    {
-                        "name": Path(unit.result).name,
-                        "examples": record["examples"],
-                        "bytes": record["bytes"],
-                        "sha256": record["sha256"],
-                    }
-                    for unit, record in done
-                ],
-            },
-        )
+        manifest = _side_manifest(ledger, text, vocabulary) | figures
+        manifest["part"] = {"test": "held_out"}.get(side, side)
+        manifest["shards"] = [
+            {"name": Path(unit.result).name} | {key: record[key] for key in ("examples", "bytes", "sha256")}
+            for unit, record in done
+        ]
+        files.write_json(folder / side / tfrecords.MANIFEST_NAME, manifest)
         data_card.write(folder / side)
-        figures = sides[side]
         print(
-            f"{folder / side}: {figures['examples']:,} examples of {ledger['settings']['max_seq_length']} "
-            f"from {figures['documents']:,} documents, {figures['tokens']:,} tokens, "
-            f"{figures['padding_share']:.1%} padding, {figures['unknown_share']:.2%} unknown, in {len(done)} "
-            "shards",
+            f"{folder / side}: {figures['examples']:,} examples of {statistics.max_seq_length} from "
+            f"{figures['documents']:,} documents, {figures['tokens']:,} tokens, "
+            f"{figures['padding_share']:.1%} padding, {figures['unknown_share']:.2%} unknown, in "
+            f"{len(done)} shards",
             flush=True,
         )
     return sides
+
+
+def _side_manifest(ledger: dict, text: dict, vocabulary: Vocabulary) -> dict:
+    """What both sides' manifests say: where the text is from, and what became of it on its way."""
+    datasets = text["datasets"]
+    return {
+        "title": " and ".join(dataset["origin"]["title"] for dataset in datasets),
+        "settings": {name: value for name, value in ledger["settings"].items() if name != "vocabulary_sha256"}
+        | {f"sharding: {name}": value for name, value in text["settings"].items() if name != "dataset"}
+        | {
+            f"{dataset['settings']['dataset']}: {name}": value
+            for dataset in datasets
+            for name, value in dataset["settings"].items()
+            if name != "dataset"
+        },
+        "vocabulary_sha256": vocabulary.sha256,
+        "vocabulary_size": vocabulary.size,
+        "sources": [
+            source | {"licence": dataset["origin"]["licence"], "origin": dataset["origin"]["url"]}
+            for dataset in datasets
+            for source in dataset["sources"]
+        ],
+        "skipped_sources": [skipped for dataset in datasets for skipped in dataset["skipped_sources"]],
+        "faults": [fault for dataset in datasets for fault in dataset["faults"]],
+        "documents_kept": text["documents"],
+        "documents_dropped": text["dropped"],
+        "documents_changed": text["changed"],
+        "text_shards": ledger["sources"],
+    }
