@@ -53,6 +53,7 @@ def begin(folder: Path, ledger: dict) -> dict | None:
     Raises:
         UsageError: the folder holds the results of other settings or sources.
     """
+    files.remove_leftovers(folder)
     manifest_path, ledger_path = folder / MANIFEST_NAME, folder / UNITS_FOLDER / _LEDGER_NAME
     if manifest_path.exists():
         manifest = files.read_json(manifest_path)
