@@ -44,7 +44,8 @@ class Record(list[str]):
     """A document out of a record: its lines are paragraphs, which `as_sentences` splits."""
 
 
-@dataclass(frozen=True)
+# With slots, for a folder may have millions.
+@dataclass(frozen=True, slots=True)
 class Source:
     """A file of the corpus: where it is, and its name relative to the corpus, fit to be printed.
 

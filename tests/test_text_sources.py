@@ -519,7 +519,6 @@ def characters_and_memory(path: Path, documents: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("documents", [BY_BLANK_LINE, BY_FILE])
 @pytest.mark.parametrize("unit", ["word ", "x"])
-@pytest.mark.slow
 def test_one_line_of_any_length_is_read_in_bounded_memory(unit, documents, tmp_path):
     chunk = unit.encode() * (2_000_000 // len(unit))
     with open(tmp_path / "a.txt", "wb") as stream:
