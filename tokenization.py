@@ -66,7 +66,7 @@ class Vocabulary:
 
     def text(self, token_ids: Iterable[int]) -> str:
         """The pieces of these ids, joined to words."""
-        return join_pieces(self.pieces[token_id] for token_id in token_ids)
+        return " ".join(self.pieces[token_id] for token_id in token_ids).replace(" ##", "")
 
     def tokenizer_config(self) -> dict:
         """Hugging Face's tokenizer_config.json."""
@@ -94,11 +94,6 @@ class Vocabulary:
         contents = self.files()
         files.write_text(path, contents["vocab.txt"])
         files.write_text(options_path(path), contents["tokenizer_config.json"])
-
-
-def join_pieces(pieces: Iterable[str]) -> str:
-    """Pieces as readable text: a space between words, and none within them."""
-    return " ".join(pieces).replace(" ##", "")
 
 
 def normalizer(do_lower_case: bool, strip_accents: bool | None) -> BertNormalizer:
