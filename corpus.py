@@ -7,6 +7,7 @@ block, whatever the size of a file, a document or a line, and by one record.
 
 import codecs
 import dataclasses
+import glob
 import hashlib
 import io
 import os
@@ -137,6 +138,24 @@ def find_sources(
     return sorted(sources, key=lambda source: source.name)
 
 
+def find_files(patterns: str, flag: str) -> list[Source]:
+    """The files of comma-separated globs, in their order; each file once.
+
+    Raises:
+        UsageError: a glob matches nothing, or a file of another kind.
+    """
+    paths: list[str] = []
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
+        if not matches:
+            raise UsageError(f"--{flag} {pattern}: no such file")
+        paths += matches
+    for path in paths:
+        if kind_of(os.path.basename(path)) is None or not os.path.isfile(path):
+            raise UsageError(f"--{flag} {path}: no {KINDS} file")
+    return [Source(path, printable(path)) for path in dict.fromkeys(paths)]
+
+
 def is_text_file(name: str) -> bool:
     """Whether a source, by its name, holds no records."""
     return kind_of(os.path.basename(name)) == "txt"
@@ -199,14 +218,6 @@ def usable_sources(
             left_out = frozenset(member.position for member in inspection.skipped)
             usable.append(dataclasses.replace(source, left_out=left_out))
     return usable
-
-
-def read_lines(
-    path: str, text_column: str = "text", left_out: Collection[tuple[int, ...]] = ()
-) -> Iterator[str]:
-    """A source's lines, as in `Text`."""
-    for text in read_texts(Source(path, path, frozenset(left_out)), text_column):
-        yield from text.lines
 
 
 def read_texts(source: Source, text_column: str = "text") -> Iterator[Text]:

@@ -71,6 +71,24 @@ class VocabularyConfig:
     strip_accents: bool | None = option(
         None, "drop accents; default the same as --do_lower_case, as in BERT", group="vocabulary"
     )
+    held_out_fraction: float = option(
+        0.0,
+        "share of the documents to leave out and report on: tokens per word and share of [UNK]",
+        group="report",
+    )
+    held_out_files: str = option(
+        "",
+        "comma-separated globs of files to report on instead; those in --corpus_dir are left out of it",
+        group="report",
+    )
+    compare_vocab: str = option(
+        "", "another vocabulary, BERT's for instance, to report on by the same text", group="report"
+    )
+    seed: int = option(
+        1314,
+        "seed of --held_out_fraction; by it build_pretraining_dataset.py holds out the same of text files",
+        group="report",
+    )
     strict: bool = option(
         False,
         "stop at a file that is damaged or not UTF-8, or at a link in an archive, instead of skipping it",
@@ -81,3 +99,21 @@ class VocabularyConfig:
         # The special pieces, and a character with its form inside a word.
         require(self.vocab_size >= 7, "vocab_size", self.vocab_size, "must be at least 7")
         require(self.min_frequency >= 1, "min_frequency", self.min_frequency, "must be at least 1")
+        require(
+            0.0 <= self.held_out_fraction < 1.0,
+            "held_out_fraction",
+            self.held_out_fraction,
+            "must be in [0, 1)",
+        )
+        require(
+            not (self.held_out_fraction and self.held_out_files),
+            "held_out_files",
+            self.held_out_files,
+            "either this or --held_out_fraction",
+        )
+        require(
+            bool(self.held_out_fraction or self.held_out_files or not self.compare_vocab),
+            "compare_vocab",
+            self.compare_vocab,
+            "needs held-out text: --held_out_fraction or --held_out_files",
+        )

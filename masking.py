@@ -4,12 +4,13 @@ A batch leaves here complete: the networks need no random numbers but dropout's.
 the same masks and the same samples whatever the number of workers and however often the run was restarted.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from keyed_random import derive_key, draw_bits, draw_uniforms
-from tokenization import Vocabulary, join_pieces
+from tokenization import Vocabulary
 
 # Share of the picks that become [MASK]; the others stay as they are (paper, appendix A).
 _MASK_TOKEN_SHARE = np.float32(0.85)
@@ -88,11 +89,12 @@ def mask_batch(examples: dict[str, np.ndarray], keys: np.ndarray, rule: MaskingR
 
 
 def describe_masked(batch: dict[str, np.ndarray], row: int, vocabulary: Vocabulary) -> str:
-    """A masked example as text, its picks in brackets: [MASK word], or [KEPT word] for one that stays."""
+    """A masked example as text, its picks in brackets: [MASK piece], or [KEPT piece] for one that stays."""
     length = int(batch["input_mask"][row].sum())
     words = [vocabulary.pieces[token_id] for token_id in batch["input_ids"][row][:length]]
     picks = zip(batch["masked_lm_positions"][row], batch["masked_lm_is_mask"][row], strict=True)
     for (position, is_mask), weight in zip(picks, batch["masked_lm_weights"][row], strict=True):
         if weight:
             words[position] = f"[MASK {words[position]}]" if is_mask else f"[KEPT {words[position]}]"
-    return join_pieces(words)
+    # As in plain text, a piece joins the one before it; within its brackets it stays a piece.
+    return re.sub(r"(?<!\[MASK|\[KEPT) ##", "", " ".join(words))

@@ -279,11 +279,24 @@ def load_index(shard: str | Path, flag: str) -> np.ndarray:
 
 def read_index(path: str | Path) -> np.ndarray | None:
     """The offsets in an index file, memory-mapped; None where it holds no such thing."""
-    try:
-        offsets = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError):
+    offsets = read_array(path, mmap_mode="r")
+    if offsets is None or offsets.dtype != np.int64 or offsets.ndim != 1 or len(offsets) == 0:
         return None
-    return offsets if offsets.dtype == np.int64 and offsets.ndim == 1 and len(offsets) else None
+    return offsets
+
+
+def read_array(path: str | Path, mmap_mode: str | None = None) -> np.ndarray | None:
+    """The array in a .npy file; None where the file is damaged.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception:  # NumPy lets through whatever its parsers of the header raise
+        return None
 
 
 def scan_offsets(shard: str | Path) -> tuple[np.ndarray, str | None]:

@@ -66,7 +66,7 @@ class Vocabulary:
 
     def text(self, token_ids: Iterable[int]) -> str:
         """The pieces of these ids, joined to words."""
-        return join_pieces(self.pieces[token_id] for token_id in token_ids)
+        return " ".join(self.pieces[token_id] for token_id in token_ids).replace(" ##", "")
 
     def tokenizer_config(self) -> dict:
         """Hugging Face's tokenizer_config.json."""
@@ -96,11 +96,6 @@ class Vocabulary:
         files.write_text(options_path(path), contents["tokenizer_config.json"])
 
 
-def join_pieces(pieces: Iterable[str]) -> str:
-    """Pieces as readable text: a space between words, and none within them."""
-    return " ".join(pieces).replace(" ##", "")
-
-
 def normalizer(do_lower_case: bool, strip_accents: bool | None) -> BertNormalizer:
     """BERT's text normalisation; `strip_accents` None follows `do_lower_case`."""
     return BertNormalizer(
@@ -115,17 +110,20 @@ def options_path(vocab_file: str | Path) -> Path:
     return vocab_file.with_name(name if vocab_file.name == "vocab.txt" else f"{vocab_file.stem}.{name}")
 
 
-def load_vocabulary(vocab_file: str | Path, do_lower_case: bool | None = None) -> Vocabulary:
+def load_vocabulary(
+    vocab_file: str | Path, do_lower_case: bool | None = None, *, flag: str = "vocab_file"
+) -> Vocabulary:
     """Read a vocabulary and the options recorded beside it.
 
     Args:
         vocab_file: one piece a line, UTF-8.
         do_lower_case: overrides the record; without either, text is lower-cased.
+        flag: named where the file is at fault.
 
     Raises:
         UsageError: the file is missing, not UTF-8, lacks a special piece or holds a piece twice.
     """
-    where = f"--vocab_file {vocab_file}"
+    where = f"--{flag} {vocab_file}"
     try:
         text = Path(vocab_file).read_text(encoding="utf-8")
     except OSError as error:
@@ -141,7 +139,7 @@ def load_vocabulary(vocab_file: str | Path, do_lower_case: bool | None = None) -
         seen: set[str] = set()
         twice = next(piece for piece in pieces if piece in seen or seen.add(piece))
         raise UsageError(f"{where}: the piece {twice!r} stands twice")
-    options = _read_options(vocab_file)
+    options = _read_options(options_path(vocab_file), where)
     if do_lower_case is not None:
         options["do_lower_case"] = do_lower_case
     return dataclasses.replace(vocabulary, **options)
@@ -162,20 +160,19 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     return tokenizer
 
 
-def _read_options(vocab_file: str | Path) -> dict:
-    path = options_path(vocab_file)
+def _read_options(path: Path, where: str) -> dict:
     if not path.exists():
         return {}
     try:
         recorded = files.read_json(path)
     except OSError as error:
-        raise UsageError(f"--vocab_file {vocab_file}: {path.name} beside it: {error.strerror}") from None
+        raise UsageError(f"{where}: {path.name} beside it: {error.strerror}") from None
     except ValueError as error:
-        raise UsageError(f"--vocab_file {vocab_file}: {path.name} beside it is not JSON ({error})") from None
+        raise UsageError(f"{where}: {path.name} beside it is not JSON ({error})") from None
     options = {}
     for name, allowed in (("do_lower_case", (True, False)), ("strip_accents", (True, False, None))):
         if isinstance(recorded, dict) and name in recorded:
             if recorded[name] not in allowed:
-                raise UsageError(f"--vocab_file {vocab_file}: {path.name} beside it: {name} is no yes or no")
+                raise UsageError(f"{where}: {path.name} beside it: {name} is no yes or no")
             options[name] = recorded[name]
     return options

@@ -50,7 +50,7 @@ def write(folder: str | Path) -> None:
     manifest = files.read_json(manifest_path)
     examples = _first_examples(folder, manifest)
     if "length_histogram" in manifest:
-        files.write_bytes(folder / tfrecords.LENGTH_HISTOGRAM_NAME, _draw_histogram(manifest))
+        files.write_bytes(folder / tfrecords.LENGTH_HISTOGRAM_NAME, draw_histogram(manifest))
     card = render(manifest, files.sha256_of_file(manifest_path), examples)
     files.write_text(folder / tfrecords.DATA_CARD_NAME, card)
 
@@ -73,6 +73,33 @@ def manifest_checksum(card: str) -> str | None:
     """SHA-256 of the manifest that a card was written from; None where the card does not say."""
     found = _CHECKSUM_LINE.search(card)
     return found and found[1]
+
+
+def draw_histogram(manifest: dict) -> bytes:
+    """The histogram of lengths as a PNG, without the name and version that matplotlib would put into it."""
+    # That it builds a cache of fonts is of no interest here.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts, labels = manifest["length_histogram"]["examples"], _bin_labels(manifest)
+    # Whatever a user's own style is.
+    with matplotlib.rc_context(dict(matplotlib.rcParamsDefault, backend="agg")):
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axis = figure.add_subplot()
+        axis.bar(range(len(counts)), counts, width=0.9)
+        axis.set_xticks(range(len(counts)), labels, rotation=90 if len(counts) > 8 else 0, fontsize=8)
+        axis.set_title(_title(manifest))
+        axis.set_xlabel("tokens in an example, without padding")
+        axis.set_ylabel("examples")
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=100, metadata={"Software": None})
+    return content.getvalue()
 
 
 # ---------------------------------------------------------------------------------------------- sections
@@ -229,17 +256,14 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence
 
 
 def _code(text: str) -> str:
-    """Text as it is, in a table's cell: between more backticks than are in it, its bars escaped."""
-    text = " ".join(text.split()) or " "
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * (longest + 1)
-    padding = " " if longest else ""
-    return f"{fence}{padding}{text}{padding}{fence}".replace("|", "\\|")
+    """Text as it is, in a table's cell; one with a bar not as code, where readers of Markdown differ."""
+    return _plain(text) if re.search(r"[`|\n]", text) else f"`{text}`"
 
 
 def _plain(text: str) -> str:
     """Words in a table's cell: what Markdown or HTML would take for a sign is escaped."""
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"[&<>|~]", lambda match: f"&#{ord(match[0])};", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]])", r"\\\1", text)
 
 
 def _rest(entries: list[dict]) -> list[str]:
@@ -278,30 +302,3 @@ def _first_examples(folder: Path, manifest: dict) -> list[str]:
     vocabulary = load_vocabulary(folder / tfrecords.VOCABULARY_NAME)
     rows = zip(arrays["input_ids"], arrays["input_mask"], strict=True)
     return [vocabulary.text(ids[mask > 0]) for ids, mask in rows]
-
-
-def _draw_histogram(manifest: dict) -> bytes:
-    """The histogram of lengths as a PNG; without the time and version that matplotlib would put into it."""
-    # That it builds a cache of fonts is of no interest here.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    counts, labels = manifest["length_histogram"]["examples"], _bin_labels(manifest)
-    # Whatever a user's own style is.
-    with matplotlib.rc_context(dict(matplotlib.rcParamsDefault, backend="agg")):
-        figure = Figure(figsize=(8, 4), layout="constrained")
-        FigureCanvasAgg(figure)
-        axis = figure.add_subplot()
-        axis.bar(range(len(counts)), counts, width=0.9)
-        axis.set_xticks(range(len(counts)), labels, rotation=90 if len(counts) > 8 else 0, fontsize=8)
-        axis.set_title(_title(manifest))
-        axis.set_xlabel("tokens in an example, without padding")
-        axis.set_ylabel("examples")
-        axis.yaxis.set_major_formatter("{x:,.0f}")
-        axis.grid(axis="y", alpha=0.3)
-        axis.set_axisbelow(True)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=100, metadata={"Software": None})
-    return content.getvalue()

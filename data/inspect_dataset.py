@@ -247,22 +247,20 @@ def _compare_shards(folder: Folder, findings: dict[str, ShardFindings]) -> None:
         path, found = folder.path / name, findings.get(name)
         if found is None:
             folder.faults.append(f"{path}: missing")
-        elif found.faults:
             continue
-        elif (found.bytes, found.records) != (shard["bytes"], shard["examples"]):
+        whose = names.get(found.sha256, name)
+        told = f" (it is {whose} by its contents)" if whose != name else ""
+        if found.faults:
+            continue
+        if (found.bytes, found.records) != (shard["bytes"], shard["examples"]):
             folder.faults.append(
                 f"{path}: {found.records:,} records in {found.bytes:,} bytes, where the manifest says "
-                f"{shard['examples']:,} in {shard['bytes']:,}{_whose(names.get(found.sha256))}"
+                f"{shard['examples']:,} in {shard['bytes']:,}{told}"
             )
         elif found.sha256 != shard["sha256"]:
-            whose = _whose(names.get(found.sha256))
-            folder.faults.append(f"{path}: its SHA-256 is {found.sha256}, not the manifest's{whose}")
+            folder.faults.append(f"{path}: its SHA-256 is {found.sha256}, not the manifest's{told}")
     for name in sorted(findings.keys() - recorded.keys()):
         folder.faults.append(f"{folder.path / name}: not in the manifest")
-
-
-def _whose(name: str | None) -> str:
-    return f" (it is {name} by its contents)" if name else ""
 
 
 def _add_up(folder: Folder, findings: dict[str, ShardFindings]) -> Totals | None:
@@ -282,15 +280,12 @@ def _compare_totals(folder: Folder, totals: Totals) -> None:
         if recorded != value:
             folder.faults.append(f"{path}: {name} is {recorded}, the shards' is {value}")
     path = folder.path / tfrecords.TOKEN_COUNTS_NAME
-    try:
-        recorded = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
+    if not path.exists():
         folder.faults.append(f"{path}: missing")
-    except (ValueError, EOFError):
+    elif (recorded := tfrecords.read_array(path)) is None:
         folder.faults.append(f"{path}: damaged")
-    else:
-        if not np.array_equal(recorded, totals.token_counts):
-            folder.faults.append(f"{path}: not the counts of the shards' tokens")
+    elif not np.array_equal(recorded, totals.token_counts):
+        folder.faults.append(f"{path}: not the counts of the shards' tokens")
 
 
 # -------------------------------------------------------------------------------------------- what is printed
@@ -321,8 +316,10 @@ def _print_examples(folder: Folder, findings: dict[str, ShardFindings], config: 
 def _decode(payload: bytes, position: int, vocabulary: Vocabulary | None, config: InspectionConfig) -> str:
     """An example as text, masked where asked for; without a vocabulary its ids."""
     length = example_length(payload)
+    if length is None:
+        return "not decoded: it has no input_ids"
     try:
-        example = parse_examples([payload], length or 1)
+        example = parse_examples([payload], length)
     except ValueError as error:
         return f"not decoded: {error}"
     ids = example["input_ids"][0][example["input_mask"][0] > 0]

@@ -17,7 +17,7 @@ import tfrecords
 from example_parsing import parse_examples
 from tokenization import Vocabulary
 
-_RECORDS_AT_ONCE = 1024
+_RECORDS_AT_ONCE = 256
 # Of each kind, in each shard; where all records have the same fault, a few say it.
 _MOST_NAMED = 10
 

@@ -12,11 +12,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from tokenization import SPECIAL_PIECES, build_tokenizer, load_vocabulary
+import build_vocabulary
+from build_vocabulary import report
+from tokenization import SPECIAL_PIECES, Vocabulary, build_tokenizer, load_vocabulary
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = "build_vocabulary.py"
@@ -179,6 +182,131 @@ def test_unreadable_files_are_named_and_left_out(text_folder, built, tmp_path, r
     assert result.returncode == 0 and f"skipped {tmp_path}/latin.txt: not UTF-8\n" in result.stdout
     assert (tmp_path / "vocab.txt").read_bytes() == built.read_bytes()
     assert usage_error(PROGRAM, *words, "--strict").endswith(f"--strict: {tmp_path}/latin.txt: not UTF-8")
+
+
+# ------------------------------------------------------------------------------------------- held-out text
+
+
+def test_hand_worked_tokens_per_word_and_unknown_share():
+    """the cat ##s sat . the [UNK] sat: 8 tokens for 6 words. With case kept `The` is unknown as well; with
+    fewer pieces cats is one [UNK]."""
+    pieces = (*SPECIAL_PIECES, "the", "cat", "##s", "sat", ".")
+    vocabularies = {
+        "ours": Vocabulary(pieces),
+        "of case": Vocabulary(pieces, do_lower_case=False),
+        "of less": Vocabulary((*SPECIAL_PIECES, "the", "sat", ".")),
+    }
+    lines = ["The cats sat.", "", "the dog  sat"]
+    assert report(lines, vocabularies).splitlines() == [
+        "held-out text of 6 words     pieces  tokens/word    unknown",
+        "ours                             10        1.333    12.500%",
+        "of case                          10        1.333    25.000%",
+        "of less                           8        1.167    28.571%",
+    ]
+
+
+def test_report_goes_on_past_a_batch_of_lines(monkeypatch):
+    monkeypatch.setattr(build_vocabulary, "_LINES_PER_TOKENIZER_CALL", 3)
+    vocabulary = Vocabulary((*SPECIAL_PIECES, "a"))
+    _, row = report(
+        (line for line in ["a", "a b", "", "a a", "b a a", "a", "a"]), {"v": vocabulary}
+    ).splitlines()
+    assert row.split() == ["v", "6", "1.000", "20.000%"]
+
+
+def test_text_without_a_word_has_no_report():
+    assert report(["", ""], {"v": Vocabulary(SPECIAL_PIECES)}).startswith("no text was held out")
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory) -> Path:
+    """Documents of one sign each, which no other has, so that a vocabulary tells what it is made of."""
+    folder = tmp_path_factory.mktemp("signs")
+    (folder / "text").mkdir()
+    documents = [" ".join([chr(0x4E00 + number)] * 3) for number in range(200)]
+    for part in range(2):
+        (folder / "text" / f"{part}.txt").write_text("\n\n".join(documents[part::2]) + "\n")
+    characters = [chr(0x4E00 + number) for number in range(200)]
+    (folder / "all.txt").write_text("\n".join([*SPECIAL_PIECES, *characters]) + "\n")
+    return folder
+
+
+def test_held_out_documents_are_not_learnt_and_are_those_of_the_shards(signs, tmp_path, run_program):
+    output, shards = tmp_path / "vocab.txt", tmp_path / "shards"
+    flags = ["--corpus-dir", signs / "text", "--held-out-fraction", 0.2, "--seed", 5]
+    result = run_program(PROGRAM, *flags, "--output", output, "--compare-vocab", signs / "all.txt")
+    assert result.returncode == 0, result.stderr
+    learnt = {piece for piece in output.read_text().splitlines()[5:] if len(piece) == 1}
+    words = ["--vocab-file", signs / "all.txt", "--output-dir", shards, "--num-out-files", 1]
+    assert run_program("build_pretraining_dataset.py", *flags, *words).returncode == 0
+    pieces = (signs / "all.txt").read_text().splitlines()
+    counts = np.load(shards / "held_out" / "token_counts.npy")
+    held_out = {piece for piece, count in zip(pieces, counts, strict=True) if count and len(piece) == 1}
+    assert 20 < len(held_out) < 60
+    assert learnt == set(pieces[5:]) - held_out
+    _, title, ours, theirs = result.stdout.splitlines()
+    assert title.startswith(f"held-out text of {3 * len(held_out)} words ")
+    assert ours.split() == [str(output), str(5 + 2 * len(learnt)), "1.000", "100.000%"]
+    assert theirs.split() == [str(signs / "all.txt"), "205", "1.000", "0.000%"]
+
+
+def test_held_out_files_are_left_out_of_the_corpus(signs, tmp_path, run_program):
+    """The vocabulary knows nothing of the second file; the other vocabulary is no text of the corpus."""
+    for path in (signs / "text").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "all.txt").write_bytes((signs / "all.txt").read_bytes())
+    output = tmp_path / "vocab.txt"
+    words = ["--corpus-dir", tmp_path, "--output", output, "--held-out-files", tmp_path / "1.tx?"]
+    result = run_program(PROGRAM, *words, "--compare-vocab", tmp_path / "all.txt")
+    assert result.returncode == 0, result.stderr
+    learnt = {piece for piece in output.read_text().splitlines()[5:] if len(piece) == 1}
+    assert learnt == set((signs / "text" / "0.txt").read_text().split())
+    made, title, ours, theirs = result.stdout.splitlines()
+    assert made.startswith(f"{output}: 205 pieces from 1 files, fewer than --vocab_size 30522")
+    assert title.startswith("held-out text of 300 words ")
+    assert (ours.split()[-1], theirs.split()[-1]) == ("100.000%", "0.000%")
+
+
+def test_vocabulary_of_its_own_text_beats_another_languages(text_folder, tmp_path, shared_data, run_program):
+    """BERT's pieces know nothing of the made-up syllables: more tokens a word."""
+    words = ["--corpus-dir", text_folder, "--vocab-size", 3000, "--held-out-files", text_folder / "3*"]
+    words += ["--output", tmp_path / "v.txt", "--compare-vocab", shared_data / "vocab" / "vocab.txt"]
+    result = run_program(PROGRAM, *words)
+    ours, berts = (line.split() for line in result.stdout.splitlines()[-2:])
+    assert berts[1] == "30,522"
+    assert float(ours[2]) < 0.6 * float(berts[2])
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--compare-vocab", "{0}/v.txt"], "needs held-out text: --held_out_fraction or --held_out_files"),
+        (["--held-out-fraction", "1"], "--held_out_fraction 1.0: must be in [0, 1)"),
+        (
+            ["--held-out-fraction", ".1", "--held-out-files", "x"],
+            "_files x: either this or --held_out_",
+        ),
+        (["--held-out-files", "{0}/none"], "--held_out_files {0}/none: no such file"),
+        (
+            ["--held-out-fraction", ".1", "--compare-vocab", "{0}/none"],
+            "--compare_vocab {0}/none: No such file",
+        ),
+        (
+            ["--held-out-fraction", ".1", "--compare-vocab", "{0}/v.txt"],
+            "--compare_vocab {0}/v.txt: the vocab",
+        ),
+        (["--held-out-fraction", ".1", "--compare-vocab", "{0}/new.txt"], "would replace the vocabulary of"),
+    ],
+)
+def test_held_out_text_that_cannot_be_had_is_named(flags, told, text_folder, tmp_path, usage_error):
+    (tmp_path / "v.txt").write_text("a\n")
+    words = ["--corpus-dir", text_folder, "--output", tmp_path / "new.txt"]
+    line = usage_error(PROGRAM, *words, *(flag.format(tmp_path) for flag in flags))
+    assert told.format(tmp_path) in line
+    assert not (tmp_path / "new.txt").exists()
+
+
+# ------------------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize("text", ["", " \n\n\t", "\x00\x07\ufffd"])

@@ -15,7 +15,7 @@ import zstandard
 
 import corpus
 from command_line import UsageError
-from corpus import Source, find_sources, inspect_source, read_blocks, read_lines
+from corpus import Source, find_sources, inspect_source, read_blocks
 from corpus_files import open_binary
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +101,7 @@ def test_byte_order_mark_and_line_ends_leave_no_trace(suffix, start, end, tmp_pa
 def test_only_line_ends_end_lines(tmp_path):
     """A vertical tab, a form feed or Unicode's line separator stands within a line, as it does for `wc`."""
     line = "one\x0btwo\x0cthree\x1cfour\x85five\u2028six\u2029seven\x00eight"
-    assert list(read_lines(str(write(tmp_path, f"{line}\nnext\n")))) == [line, "next"]
+    assert documents_of(write(tmp_path, f"{line}\nnext\n")) == [[line, "next"]]
 
 
 @pytest.mark.parametrize("content", ["", "\n", " \n\t\n\u00a0\n\r\n", "\ufeff"])
@@ -234,9 +234,8 @@ def test_name_that_is_not_utf8_can_be_printed_and_its_file_read(tmp_path):
     with open(path, "wb") as stream:
         stream.write(b"text")
     (source,) = find_sources(tmp_path)
-    assert (
-        source.name == "caf\\xe9.txt" and source.name.encode() and list(read_lines(source.path)) == ["text"]
-    )
+    assert source.name == "caf\\xe9.txt" and source.name.encode()
+    assert documents_of(source.path) == [["text"]]
 
 
 def test_corpus_without_text_is_named(tmp_path):
@@ -247,6 +246,21 @@ def test_corpus_without_text_is_named(tmp_path):
         find_sources(tmp_path)
     with pytest.raises(UsageError, match="no such folder"):
         find_sources(tmp_path / "notes.md")
+
+
+def test_files_by_globs_come_once_each_and_others_are_named(tmp_path):
+    for name in ("b.txt", "a.txt", "c.jsonl", "notes.md"):
+        write(tmp_path, "x", name)
+    (tmp_path / "folder.txt").mkdir()
+    patterns = f"{tmp_path}/[abc].txt, {tmp_path}/c.jsonl,,{tmp_path}/a.txt"
+    found = corpus.find_files(patterns, "held_out_files")
+    assert [Path(source.path).name for source in found] == ["a.txt", "b.txt", "c.jsonl"]
+    assert corpus.find_files("", "held_out_files") == []
+    with pytest.raises(UsageError, match=rf"--held_out_files {tmp_path}/none\*: no such file"):
+        corpus.find_files(f"{tmp_path}/none*", "held_out_files")
+    for name in ("notes.md", "folder.txt"):
+        with pytest.raises(UsageError, match=rf"--held_out_files {tmp_path}/{name}: no \.txt, .*file"):
+            corpus.find_files(f"{tmp_path}/{name}", "held_out_files")
 
 
 # -------------------------------------------------------------------------------------- long lines, documents
@@ -263,16 +277,15 @@ def test_long_line_comes_in_parts_that_lose_and_cut_no_word(tmp_path, monkeypatc
     for _ in range(200):
         words = ["w" * draw.randint(1, 40) for _ in range(draw.randint(1, 60))]
         path = write(tmp_path, " ".join(words) + draw.choice(["", "\n"]))
-        parts = list(read_lines(str(path)))
+        (parts,) = documents_of(path)
         assert " ".join(parts).split() == words
         assert max(map(len, parts)) < 100
-        assert documents_of(path) == [parts]
 
 
 def test_long_line_without_spaces_comes_in_parts_as_long_as_the_bound(tmp_path, monkeypatch):
     small_bounds(monkeypatch)
     text = "東" * 120 + "\nnext\n"
-    assert list(read_lines(str(write(tmp_path, text)))) == ["東" * 50, "東" * 50, "東" * 20, "next"]
+    assert documents_of(write(tmp_path, text)) == [["東" * 50, "東" * 50, "東" * 20, "next"]]
 
 
 @pytest.mark.parametrize("length", range(45, 110))
