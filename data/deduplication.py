@@ -24,7 +24,7 @@ import numpy as np
 from rensa import RMinHash
 
 import files
-from data.documents import TextDocument
+from data.documents import TextDocument, read_documents
 from data.word_ngrams import WordHasher, hash_ngrams
 
 THRESHOLD = 0.8
@@ -76,13 +76,15 @@ def describe(documents: Iterable[TextDocument], near: bool) -> Iterator[np.ndarr
         yield described
 
 
+def describe_part(result_path: str | Path, documents_path: str | Path, near: bool) -> dict[str, int]:
+    """Write the descriptions of a part's file of documents; the number of `documents`."""
+    return {"documents": write_descriptions(result_path, read_documents(documents_path), near)}
+
+
 def write_descriptions(path: str | Path, documents: Iterable[TextDocument], near: bool) -> int:
-    """Write the descriptions of a part's documents, complete under its name or absent.
+    """Write the descriptions of documents, complete under its name or absent; returns their number.
 
     The file is a row of arrays in NumPy's .npy format, one a block.
-
-    Returns:
-        the number of documents.
     """
     count = 0
     temporary = files.temporary_path(path)

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001 (letters of other alphabets and signs of print are what is tested)
 
 import concurrent.futures
+import json
 import multiprocessing
 import random
 import socket
@@ -213,6 +214,14 @@ def test_what_is_too_short_to_tell_is_kept(short):
     assert not LanguageFilter("en").refuses(short)
 
 
+def test_names_alone_are_no_language():
+    """Of these the model's first guess is German or Spanish, with little confidence."""
+    cast = "Ingmar Bergman, Max von Sydow, Liv Ullmann, Bibi Andersson, Gunnar Björnstrand, Harriet Andersson"
+    guests = "Johann Müller, Pierre Dupont, Giovanni Rossi, Ivan Petrov, Carlos Fernández, Lars Svensson"
+    assert not LanguageFilter("en").refuses(f"Cast: {cast}")
+    assert not LanguageFilter("en").refuses(guests)
+
+
 def test_a_book_is_judged_by_more_than_its_title_page():
     book = ENGLISH * 5 + "\n" + (PARAGRAPHS["fr"] + "\n") * 1000
     assert LanguageFilter("en").refuses(book)
@@ -279,6 +288,25 @@ def test_a_document_counts_for_the_first_reason_alone(tmp_path):
         "short": 1
     }
     assert cleaned(ENGLISH, "language", "evaluation", **settings)[0] == ENGLISH
+
+
+@pytest.mark.slow
+def test_the_speed_of_every_cleaner_is_measured(tmp_path, run_program):
+    (tmp_path / "held_out.txt").write_text(PARAGRAPHS["de"])
+    corpus = tmp_path / "text"
+    corpus.mkdir()
+    (corpus / "a.txt").write_text(f"{ENGLISH}\n\n{ENGLISH}\n")
+    result = run_program(
+        "scripts/cleaning_speed.py",
+        f"--corpus_dir={corpus}",
+        f"--decontaminate_against={tmp_path / 'held_out.txt'}",
+        "--described_documents=40_000",
+    )
+    assert result.returncode == 0, result.stderr
+    measured = json.loads(result.stdout)
+    assert measured["megabytes_per_second"].keys() == CLEANERS.keys()
+    assert measured["text_megabytes"] == pytest.approx(2 * len(ENGLISH) / 1e6)
+    assert measured["finding"]["duplicates"] == measured["finding"]["near_duplicates"] == 1500
 
 
 def _clean_all(texts: list[str]) -> tuple[list, Tally]:
