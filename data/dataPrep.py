@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from command_line import UsageError, parse, run_program
-from data import cleaning, dataset_downloads, dataset_names, text_sources
+from data import cleaning, dataset_downloads, dataset_names, downloads, text_sources
 from data.executors import Backend, backend_of
 from data.sharding import Sharding, shard_text
 from data.text_formatting import Formatting, format_text
@@ -30,6 +30,7 @@ from preparation_configuration import PreparationConfig
 from tokenization import load_vocabulary
 
 _OWN = "text"
+_VOCABULARY = "vocabulary"
 _OWN_ORIGIN = {"title": "text of your own", "licence": "not recorded", "url": ""}
 # Cleaners that look at all documents at once, in sharding; the others look at one, in text_formatting.
 _GLOBAL = frozenset({"duplicates", "near_duplicates"})
@@ -59,6 +60,11 @@ def _members(dataset: str) -> tuple[str, ...]:
 
 
 def _download(config: PreparationConfig, working: Path) -> None:
+    if config.mirror:
+        downloads.require_web_address(config.mirror, "mirror")
+    if config.dataset == _VOCABULARY:
+        print(dataset_downloads.download_vocabulary(working), flush=True)
+        return
     for path in dataset_downloads.download_dataset(config.dataset, working, config.mirror):
         print(path, flush=True)
 

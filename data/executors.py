@@ -5,7 +5,6 @@ cluster's workers must see this repository and the working folder at the same pa
 """
 
 import contextlib
-import os
 import resource
 import uuid
 from collections.abc import Iterator
@@ -131,8 +130,6 @@ class DaskBackend:
 
 
 def _set_up_process(max_memory: int) -> None:
-    # Each worker is one process on one core; the tokenizer's own threads would only compete.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if max_memory:
         # Anonymous memory: files that are mapped do not count, as they need not stay in memory.
         resource.setrlimit(resource.RLIMIT_DATA, (max_memory, max_memory))

@@ -163,7 +163,7 @@ def _find_duplicates(
         Unit(f"{number:06d}", f"{number:06d}.npy", (str(part.resolve()), near))
         for number, part in enumerate(parts)
     ]
-    for name, error in run_units(units, describe_part, work, backend, "descriptions").items():
+    for name, error in run_units(units, deduplication.describe_part, work, backend, "descriptions").items():
         raise UsageError(f"{parts[int(name)]}: cannot be read ({error}); format the text anew")
     result = work.with_name("duplicates.npy")
     if not result.exists():
@@ -175,11 +175,6 @@ def _find_duplicates(
         {row: reason for row, (reason, *_) in deduplication.duplicates_of_part(result, number).items()}
         for number in range(len(parts))
     ]
-
-
-def describe_part(path: Path, documents: str, near: bool) -> dict:
-    """In a worker: what is needed of a file's documents to find those that come twice."""
-    return {"documents": deduplication.write_descriptions(path, read_documents(documents), near)}
 
 
 def _plan_shards(

@@ -8,6 +8,7 @@ steps that have them.
 
 import concurrent.futures
 import contextlib
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
@@ -170,6 +171,8 @@ def _outcome(future: Future) -> BaseException | None:
 
 def run_unit(function: Callable[..., dict], folder: str, unit: Unit) -> None:
     """In a worker: a unit's result, then its record."""
+    # Each worker has one core; the threads that tokenizers and rensa start of their own would only compete.
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     path = Path(folder)
     record = function(path / unit.result, *unit.arguments)
     files.write_json(record_path(path, unit), record)

