@@ -31,7 +31,6 @@ _WRAPPED_CHARACTERS = 100
 _WRAPPED_LINES = 2_000
 
 _WINDOW_BYTES = 1 << 16
-_WINDOW_OVERLAP = 64
 # Not before a byte-order mark: at the beginning of a part it would be taken for the file's own.
 _DOCUMENT_START = {
     "txt": re.compile(rb"\n[ \t\r]*\n(?=[^\xef])"),
@@ -198,7 +197,8 @@ def _byte_bounds(path: str, size: int, document_start: re.Pattern[bytes]) -> lis
                 match = document_start.search(window)
                 if match or len(window) < _WINDOW_BYTES:
                     break
-                position += _WINDOW_BYTES - _WINDOW_OVERLAP
+                # A beginning on the seam of two windows is passed over; the next one does as well.
+                position += _WINDOW_BYTES
             if not match:
                 break
             bounds.append(position + match.end())
