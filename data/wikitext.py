@@ -2,7 +2,7 @@
 
 mwparserfromhell parses the markup. What is here is how each kind of node reads as text, which templates stand
 for words, and the repairs for what the parser cannot see: markup that was cut off, and the holes that dropped
-templates leave behind ("Algiers ( ; )"). Dumps, files and sentences are wikipedia_extraction.py's.
+templates leave behind ("Algiers ( ; )"). Which pages are articles is wikipedia_extraction.py's.
 
 Patterns run on text that anybody may have written, so each is kept linear: no two neighbouring repetitions
 without a bound can match the same characters.
