@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import files
 import tfrecords
 from command_line import UsageError, parse, run_program
 from corpus import Document, Source, SourceInspection
+from data import data_card, step_folder
 from dataset_configuration import DatasetConfig
 from example_files import ExampleBuilder, ExampleStatistics
 from tokenization import Vocabulary, load_vocabulary
@@ -50,7 +50,7 @@ def main() -> int:
             return 0
         _check_output_folder(output, ledger)
         work = output / WORK_FOLDER
-        with _held_folder(output):
+        with step_folder.held(output):
             work.mkdir(exist_ok=True)
             files.remove_leftovers(work)
             files.write_json(work / "ledger.json", ledger)
@@ -75,15 +75,6 @@ def _make_folder(output_dir: str) -> Path:
     except OSError as error:
         raise UsageError(f"--output_dir {output_dir}: {error.strerror}") from None
     return Path(output_dir)
-
-
-@contextlib.contextmanager
-def _held_folder(output: Path) -> Iterator[None]:
-    try:
-        with files.lock_folder(output):
-            yield
-    except BlockingIOError as error:
-        raise UsageError(f"--output_dir {output}: {error}") from None
 
 
 def _inspect(
@@ -161,23 +152,9 @@ def _check_output_folder(output: Path, ledger: dict) -> None:
 
 
 def _check_same(output: Path, recorded: dict, ledger: dict) -> None:
-    for name, value in ledger["settings"].items():
-        before = recorded["settings"].get(name)
-        if before != value:
-            raise UsageError(
-                f"--output_dir {output}: holds data of other settings: {name} was {before}, is now {value}; "
-                "give a new folder"
-            )
+    step_folder.check_same(f"--output_dir {output}", recorded, ledger)
     if recorded["vocabulary_sha256"] != ledger["vocabulary_sha256"]:
         raise UsageError(f"--output_dir {output}: holds data of another vocabulary; give a new folder")
-    before = {source["name"]: source["sha256"] for source in recorded["sources"]}
-    now = {source["name"]: source["sha256"] for source in ledger["sources"]}
-    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    if changed:
-        raise UsageError(
-            f"--output_dir {output}: holds data of other sources: {changed[0]} differs, is new or is gone, "
-            f"{len(changed)} such files in all; give a new folder"
-        )
 
 
 # ------------------------------------------------------------------------------------- blocks (in workers)
@@ -299,6 +276,7 @@ def _assemble(
         ],
     }
     files.write_json(folder / tfrecords.MANIFEST_NAME, manifest)
+    data_card.write(folder)
     print(
         f"{folder}: {figures['examples']:,} examples of {ledger['settings']['max_seq_length']} from "
         f"{figures['documents']:,} documents, {figures['tokens']:,} tokens, {figures['padding_share']:.1%} "

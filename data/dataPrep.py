@@ -83,7 +83,7 @@ def _format(config: PreparationConfig, working: Path, backend: Backend) -> None:
             if not Path(inputs[0]).is_dir():
                 raise UsageError(f"{inputs[0]}: no such folder; run --action download, or give --input_files")
         against = _names(config.decontaminate_against or "")
-        by_file = dataset == "bookscorpus" or not config.blanks_separate_docs
+        by_file = dataset in ("bookscorpus", "openwebtext") or not config.blanks_separate_docs
         formatting = Formatting(
             dataset=dataset,
             reader="text" if dataset in _TEXTS else "wikipedia",

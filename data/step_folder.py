@@ -57,18 +57,18 @@ def begin(folder: Path, ledger: dict) -> dict | None:
     manifest_path, ledger_path = folder / MANIFEST_NAME, folder / UNITS_FOLDER / _LEDGER_NAME
     if manifest_path.exists():
         manifest = files.read_json(manifest_path)
-        check_same(folder, manifest, ledger)
+        check_same(str(folder), manifest, ledger)
         if not manifest["set_aside"]:
             return manifest
     if ledger_path.exists():
-        check_same(folder, files.read_json(ledger_path), ledger)
+        check_same(str(folder), files.read_json(ledger_path), ledger)
         print(f"{folder}: going on where an earlier run was stopped", flush=True)
     ledger_path.parent.mkdir(exist_ok=True)
     files.write_json(ledger_path, ledger)
     return None
 
 
-def check_same(folder: Path, recorded: dict, ledger: dict) -> None:
+def check_same(place: str, recorded: dict, ledger: dict) -> None:
     """Refuse to mix settings or sources, which a ledger has under `settings` and `sources`.
 
     Raises:
@@ -78,7 +78,7 @@ def check_same(folder: Path, recorded: dict, ledger: dict) -> None:
         before, now = recorded["settings"].get(name), ledger["settings"].get(name)
         if before != now:
             raise UsageError(
-                f"{folder}: holds results of other settings: {name} was {before}, is now {now}; {_MIXED}"
+                f"{place}: holds data of other settings: {name} was {before}, is now {now}; {_MIXED}"
             )
     before = {source["name"]: source["sha256"] for source in recorded["sources"]}
     now = {source["name"]: source["sha256"] for source in ledger["sources"]}
@@ -86,7 +86,7 @@ def check_same(folder: Path, recorded: dict, ledger: dict) -> None:
     if changed:
         kind = "is new" if changed[0] not in before else "is gone" if changed[0] not in now else "has changed"
         raise UsageError(
-            f"{folder}: holds results of other sources: {changed[0]} {kind}, {len(changed)} such files in "
+            f"{place}: holds data of other sources: {changed[0]} {kind}, {len(changed)} such files in "
             f"all; {_MIXED}"
         )
 

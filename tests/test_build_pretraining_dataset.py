@@ -231,6 +231,7 @@ def test_shards_bear_nvidias_names_and_are_equally_large(part, built):
     sizes = [shard["examples"] for shard in shards]
     assert max(sizes) - min(sizes) <= 1
     expected = {"manifest.json", "token_counts.npy", "vocab.txt", "tokenizer_config.json"}
+    expected |= {"DATA_CARD.md", "length_histogram.png"}
     for shard in shards:
         expected |= {shard["name"], f"offsets.{shard['name']}.npy"}
     assert {path.name for path in (built / part).iterdir() if path.is_file()} == expected
