@@ -361,14 +361,16 @@ def _frame_header(length: int) -> bytes:
 
 def _varints(values: np.ndarray) -> tuple[bytes, np.ndarray]:
     """Non-negative integers as protocol buffers' varints, joined, and the bytes that each takes."""
-    most = int(values.max(initial=0))
-    shifts = np.arange(0, max(1, most.bit_length()), 7, dtype=values.dtype)
-    septets = values[:, None] >> shifts
-    goes_on = septets > 0x7F
-    used = septets > 0
-    used[:, 0] = True
-    encoded = (septets & 0x7F | goes_on * 0x80).astype(np.uint8)
-    return encoded[used].tobytes(), used.sum(axis=1)
+    columns = max(1, -(-int(values.max(initial=0)).bit_length() // 7))
+    encoded = np.empty((len(values), columns), np.uint8)
+    used = np.ones((len(values), columns), bool)
+    widths = np.ones(len(values), np.int64)
+    for column in range(columns):
+        goes_on = values >> 7 * (column + 1) > 0
+        encoded[:, column] = values >> 7 * column & 0x7F | goes_on * np.uint8(0x80)
+        used[:, column + 1 :] = goes_on[:, None]
+        widths += goes_on
+    return encoded[used].tobytes(), widths
 
 
 def _varint(value: int) -> bytes:

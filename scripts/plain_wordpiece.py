@@ -35,7 +35,7 @@ class PlainTokenizer:
         for letter in line:
             if letter in "\t\n\r":
                 spaced.append(" ")
-            elif unicodedata.category(letter)[0] == "C" or letter == "\ufffd":
+            elif unicodedata.category(letter) in ("Cc", "Cf", "Co") or letter == "\ufffd":
                 continue
             elif _is_word_by_itself(letter):
                 spaced.append(f" {letter} ")
