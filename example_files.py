@@ -110,6 +110,7 @@ class ExampleBuilder:
         return statistics
 
     def _build(self, documents: list[Document]) -> tuple[list[bytes], ExampleStatistics]:
+        # Begun with none, so that a block without a token can be joined as well.
         examples: list[np.ndarray] = [np.zeros(0, np.int32)]
         first_lengths: list[int] = []
         for lines in documents:
