@@ -18,7 +18,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 import corpus
@@ -28,13 +27,13 @@ import tfrecords
 from command_line import UsageError, parse, run_program
 from corpus import Document, Source, SourceInspection
 from dataset_configuration import DatasetConfig
-from tokenization import Vocabulary, build_tokenizer, load_vocabulary
+from example_files import ExampleBuilder, ExampleStatistics
+from tokenization import Vocabulary, load_vocabulary
 from worker_processes import worker_pool
 
 WORK_FOLDER = ".work"
 # The two parts of the documents: the shards proper, and the held-out ones in a folder below.
 PARTS = {"train": ".", "held_out": "held_out"}
-_LINES_PER_TOKENIZER_CALL = 256
 
 
 def main() -> int:
@@ -42,8 +41,6 @@ def main() -> int:
     vocabulary = load_vocabulary(config.vocab_file, config.do_lower_case)
     sources = corpus.find_sources(config.corpus_dir, leave_out=(config.vocab_file, config.output_dir))
     output = _make_folder(config.output_dir)
-    # Each worker is one process on one core; the tokenizer's own threads would only compete.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with worker_pool(config.num_processes, _set_up_worker, (vocabulary, config)) as pool:
         inspections = _inspect(pool, sources, config)
         usable = _usable_sources(sources, inspections, config)
@@ -185,55 +182,33 @@ def _check_same(output: Path, recorded: dict, ledger: dict) -> None:
 
 # ------------------------------------------------------------------------------------- blocks (in workers)
 
-_worker_tokenizer: Tokenizer
-_worker_vocabulary: Vocabulary
-_worker_config: DatasetConfig
-_worker_serializer: tfrecords.ExampleSerializer
+_worker_builder: ExampleBuilder
+_worker_held_out_fraction: float
 
 
 def _set_up_worker(vocabulary: Vocabulary, config: DatasetConfig) -> None:
-    global _worker_tokenizer, _worker_vocabulary, _worker_config, _worker_serializer
-    _worker_vocabulary, _worker_config = vocabulary, config
-    _worker_tokenizer = build_tokenizer(vocabulary)
-    _worker_serializer = tfrecords.ExampleSerializer(vocabulary.size)
+    global _worker_builder, _worker_held_out_fraction
+    _worker_builder = ExampleBuilder(vocabulary, config.seed, config.max_seq_length)
+    _worker_held_out_fraction = config.held_out_fraction
 
 
 def _build_block(block: list[Document], path: str) -> None:
     """Write a block's examples, part by part, and its statistics; the statistics come last."""
-    statistics = {}
     documents = {part: [] for part in PARTS}
     for document in map(corpus.as_sentences, block):
-        key = example_builder.document_key(_worker_config.seed, document)
-        held_out = example_builder.is_held_out(key, _worker_config.held_out_fraction)
-        documents["held_out" if held_out else "train"].append((key, document))
-    for part, members in documents.items():
-        frames, lengths = [], []
-        counts = np.zeros(_worker_vocabulary.size, np.int64)
-        for key, document in members:
-            for token_ids, first_length in _document_examples(document, key):
-                payload = _worker_serializer(token_ids, first_length, _worker_config.max_seq_length)
-                frames.append(tfrecords.frame_record(payload))
-                lengths.append(len(frames[-1]))
-                counts += np.bincount(token_ids, minlength=len(counts))
-        with tfrecords.ShardWriter(f"{path}.{part}") as shard:
-            shard.write_frames(b"".join(frames), lengths)
-        pieces = np.flatnonzero(counts)
-        statistics[part] = {
-            "documents": len(members),
-            "examples": len(lengths),
-            "token_counts": [pieces.tolist(), counts[pieces].tolist()],
-        }
+        documents[_part(document)].append(document)
+    statistics = {
+        part: _worker_builder.write(f"{path}.{part}", [members]).record()
+        for part, members in documents.items()
+    }
     files.write_json(f"{path}.json", statistics)
 
 
-def _document_examples(document: Document, key: int) -> Iterator[tuple[list[int], int]]:
-    lines: list[list[int]] = []
-    for start in range(0, len(document), _LINES_PER_TOKENIZER_CALL):
-        chunk = document[start : start + _LINES_PER_TOKENIZER_CALL]
-        encodings = _worker_tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
-        lines.extend(encoding.ids for encoding in encodings)
-    for segments in example_builder.build_examples(lines, _worker_config.max_seq_length, key):
-        yield example_builder.join_segments(segments, _worker_vocabulary.cls_id, _worker_vocabulary.sep_id)
+def _part(document: Document) -> str:
+    if not _worker_held_out_fraction:
+        return "train"
+    key = example_builder.document_key(_worker_builder.seed, document)
+    return "held_out" if example_builder.is_held_out(key, _worker_held_out_fraction) else "train"
 
 
 # ------------------------------------------------------------------------------------- blocks (in the parent)
@@ -299,30 +274,25 @@ def _assemble(
     folder = output / PARTS[part]
     folder.mkdir(exist_ok=True)
     files.remove_leftovers(folder)
-    statistics = [files.read_json(f"{path}.json")[part] for path in blocks]
-    examples = [record["examples"] for record in statistics]
+    examples: list[int] = []
+    statistics = ExampleStatistics.none(vocabulary.size, ledger["settings"]["max_seq_length"])
+    for path in blocks:
+        of_block = ExampleStatistics.of_record(files.read_json(f"{path}.json")[part])
+        examples.append(of_block.examples)
+        statistics.add(of_block)
     shard_count = max(1, min(ledger["settings"]["num_out_files"], sum(examples)))
     plans = _plan_shards(blocks, part, examples, shard_count)
     paths = [str(folder / tfrecords.shard_name(number, shard_count)) for number in range(shard_count)]
     written = pool.map(_write_shard, paths, plans)
     shards = list(tqdm(written, total=len(paths), desc=f"{part} shards", unit="shard", disable=None))
 
-    counts = np.zeros(vocabulary.size, np.int64)
-    for record in statistics:
-        # Typed, because a part of a block may be empty.
-        pieces, occurrences = np.array(record["token_counts"], np.int64)
-        counts[pieces] += occurrences
     vocabulary.save(folder / tfrecords.VOCABULARY_NAME)
-    tfrecords.write_array(folder / tfrecords.TOKEN_COUNTS_NAME, counts)
-    slots = max(1, sum(examples) * ledger["settings"]["max_seq_length"])
-    tokens = int(counts.sum())
-    manifest = ledger | {
+    tfrecords.write_array(folder / tfrecords.TOKEN_COUNTS_NAME, statistics.token_counts)
+    figures = statistics.figures(vocabulary.ids["[UNK]"])
+    manifest = {
+        **ledger,
         "part": part,
-        "documents": sum(record["documents"] for record in statistics),
-        "examples": sum(examples),
-        "tokens": tokens,
-        "padding_share": round(1 - tokens / slots, 6),
-        "unknown_share": round(int(counts[vocabulary.ids["[UNK]"]]) / max(1, tokens), 6),
+        **figures,
         "shards": [
             {"name": Path(path).name, "examples": count, "bytes": os.path.getsize(path), "sha256": sha256}
             for path, (count, sha256) in zip(paths, shards, strict=True)
@@ -330,9 +300,9 @@ def _assemble(
     }
     files.write_json(folder / tfrecords.MANIFEST_NAME, manifest)
     print(
-        f"{folder}: {manifest['examples']:,} examples of {ledger['settings']['max_seq_length']} from "
-        f"{manifest['documents']:,} documents, {tokens:,} tokens, {manifest['padding_share']:.1%} padding, "
-        f"{manifest['unknown_share']:.2%} unknown, in {shard_count} shards"
+        f"{folder}: {figures['examples']:,} examples of {ledger['settings']['max_seq_length']} from "
+        f"{figures['documents']:,} documents, {figures['tokens']:,} tokens, {figures['padding_share']:.1%} "
+        f"padding, {figures['unknown_share']:.2%} unknown, in {shard_count} shards"
     )
 
 

@@ -11,6 +11,7 @@ int64, one more entry than records, the last being the file's size.
 import bisect
 import collections
 import contextlib
+import functools
 import glob
 import hashlib
 import io
@@ -18,7 +19,7 @@ import json
 import mmap
 import resource
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import crc32c
@@ -64,15 +65,7 @@ def masked_crc32c(data: bytes) -> int:
 
 def frame_record(payload: bytes) -> bytes:
     """A record as it stands in the file: length, its checksum, payload, its checksum."""
-    length = struct.pack("<Q", len(payload))
-    return b"".join(
-        (
-            length,
-            _CHECKSUM.pack(masked_crc32c(length)),
-            payload,
-            _CHECKSUM.pack(masked_crc32c(payload)),
-        )
-    )
+    return b"".join((_frame_header(len(payload)), payload, _CHECKSUM.pack(masked_crc32c(payload))))
 
 
 def unframe_record(frame: bytes) -> bytes | None:
@@ -81,35 +74,38 @@ def unframe_record(frame: bytes) -> bytes | None:
     return payload if frame_record(payload) == frame else None
 
 
-class ExampleSerializer:
-    """Encodes examples of one vocabulary as tf.train.Example, in protocol buffers' wire format."""
+def serialize_examples(
+    tokens: np.ndarray, lengths: Sequence[int], first_lengths: Sequence[int], max_seq_length: int
+) -> Iterator[bytes]:
+    """Examples as tf.train.Example in protocol buffers' wire format, padded with zeros to `max_seq_length`.
 
-    def __init__(self, vocabulary_size: int):
-        self._varints = [_varint(token_id) for token_id in range(vocabulary_size)]
-
-    def __call__(self, token_ids: Sequence[int], first_segment_length: int, max_seq_length: int) -> bytes:
-        """One example, padded with zeros to `max_seq_length`.
-
-        Args:
-            token_ids: [CLS] A [SEP] (B [SEP]).
-            first_segment_length: tokens of segment 0, its [CLS] and [SEP] included.
-        """
-        length = len(token_ids)
-        padding = b"\x00" * (max_seq_length - length)
-        varints = self._varints
-        values = {
-            "input_ids": b"".join([varints[token_id] for token_id in token_ids]) + padding,
-            "input_mask": b"\x01" * length + padding,
-            "segment_ids": b"\x00" * first_segment_length
-            + b"\x01" * (length - first_segment_length)
-            + padding,
-        }
-        entries = []
-        for name in FEATURES:
-            int64_list = _field(1, values[name])
-            feature = _field(3, int64_list)
-            entries.append(_field(1, _field(1, name.encode()) + _field(2, feature)))
-        return _field(1, b"".join(entries))
+    Args:
+        tokens: ids of all examples, one after another, each [CLS] A [SEP] (B [SEP]); int32.
+        lengths: tokens of each example.
+        first_lengths: tokens of segment 0 of each, its [CLS] and [SEP] included.
+    """
+    varints, widths = _varints(tokens)
+    ends = np.concatenate(([0], np.cumsum(widths)))[np.cumsum(lengths, dtype=np.int64)].tolist()
+    zeros, ones = b"\x00" * max_seq_length, b"\x01" * max_seq_length
+    begin = 0
+    for end, length, first_length in zip(ends, lengths, first_lengths, strict=True):
+        padding = zeros[length:]
+        input_ids = varints[begin:end] + padding
+        payload = b"".join(
+            (
+                _feature_header("input_ids", len(input_ids)),
+                input_ids,
+                _feature_header("input_mask", max_seq_length),
+                ones[:length],
+                padding,
+                _feature_header("segment_ids", max_seq_length),
+                zeros[:first_length],
+                ones[first_length:length],
+                padding,
+            )
+        )
+        yield _field_header(1, len(payload)) + payload
+        begin = end
 
 
 class ShardWriter:
@@ -121,7 +117,7 @@ class ShardWriter:
     def __init__(self, path: str | Path):
         self._path = Path(path)
         self._temporary = files.temporary_path(path)
-        self._lengths: list[int] = []
+        self._lengths = [np.zeros(1, np.int64)]
 
     def __enter__(self) -> "ShardWriter":
         self._stream = open(self._temporary, "wb", buffering=1 << 20)
@@ -130,13 +126,13 @@ class ShardWriter:
     def write_frames(self, frames: bytes, lengths: Sequence[int]) -> None:
         """Append records that are framed already: their joined bytes, and the length of each frame."""
         self._stream.write(frames)
-        self._lengths.extend(lengths)
+        self._lengths.append(np.asarray(lengths, np.int64))
 
     def __exit__(self, error_type, error, traceback) -> None:
         try:
             self._stream.close()
             if error_type is None:
-                write_array(index_path(self._path), np.cumsum([0, *self._lengths], dtype=np.int64))
+                write_array(index_path(self._path), np.cumsum(np.concatenate(self._lengths)))
                 files.publish(self._temporary, self._path)
         finally:
             self._temporary.unlink(missing_ok=True)
@@ -374,15 +370,41 @@ def _raise_open_file_limit(wanted: int) -> int:
     return max(2, min(wanted, (soft if soft > 0 else hard) - reserve))
 
 
+@functools.lru_cache(maxsize=4096)
+def _frame_header(length: int) -> bytes:
+    encoded = struct.pack("<Q", length)
+    return encoded + _CHECKSUM.pack(masked_crc32c(encoded))
+
+
+def _varints(values: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """Non-negative integers as protocol buffers' varints, joined, and the bytes that each takes."""
+    columns = max(1, -(-int(values.max(initial=0)).bit_length() // 7))
+    encoded = np.empty((len(values), columns), np.uint8)
+    used = np.ones((len(values), columns), bool)
+    widths = np.ones(len(values), np.int64)
+    for column in range(columns):
+        goes_on = values >> 7 * (column + 1) > 0
+        encoded[:, column] = values >> 7 * column & 0x7F | goes_on * np.uint8(0x80)
+        used[:, column + 1 :] = goes_on[:, None]
+        widths += goes_on
+    return encoded[used].tobytes(), widths
+
+
 def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return _varints(np.array([value]))[0]
 
 
-def _field(number: int, payload: bytes) -> bytes:
-    """A length-delimited field (wire type 2)."""
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+@functools.lru_cache(maxsize=8192)
+def _feature_header(name: str, size: int) -> bytes:
+    """What stands before the `size` bytes of a feature's integers: its name, and the messages around them."""
+    key = _field_header(1, len(name)) + name.encode()
+    values = _field_header(1, size)
+    int64_list = _field_header(3, len(values) + size) + values
+    feature = _field_header(2, len(int64_list) + size) + int64_list
+    return _field_header(1, len(key) + len(feature) + size) + key + feature
+
+
+@functools.lru_cache(maxsize=8192)
+def _field_header(number: int, size: int) -> bytes:
+    """What stands before the `size` bytes of a length-delimited field (wire type 2)."""
+    return _varint(number << 3 | 2) + _varint(size)

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+from google_examples import googles_examples, joined
 
 import build_pretraining_dataset as program
 from corpus import Source
 from dataset_configuration import DatasetConfig
-from example_builder import build_examples, document_key, join_segments
+from example_builder import document_key
 from tokenization import SPECIAL_PIECES, Vocabulary
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +171,7 @@ def test_examples_are_those_of_the_text_in_its_order(text_folder, vocab_file, bu
         for lines in documents_of(path):
             key = document_key(1314, lines)
             tokens = [tokenizer(line, add_special_tokens=False)["input_ids"] for line in lines]
-            expected += [join_segments(segments, 2, 3) for segments in build_examples(tokens, 64, key)]
+            expected += [joined(*segments, 2, 3) for segments in googles_examples(tokens, 64, key)]
     held_out = names_in(read_shards(built / "held_out"))
     by_part = {
         part: [
@@ -197,6 +198,8 @@ def test_manifest_says_what_a_count_over_the_shards_finds(part, text_folder, bui
     tokens = int(mask.sum())
     assert manifest["examples"] == len(ids) and manifest["tokens"] == tokens
     assert manifest["documents"] == len(names_in(shards))
+    lengths, occurrences = np.unique(mask.sum(axis=1), return_counts=True)
+    assert manifest["length_histogram"] == dict(zip(map(str, lengths), occurrences.tolist(), strict=True))
     assert manifest["padding_share"] == round(float((mask == 0).mean()), 6)
     unknown = int(((ids == UNK) & (mask == 1)).sum())
     assert unknown > 100 and manifest["unknown_share"] == round(unknown / tokens, 6)

@@ -1,72 +1,26 @@
 """Examples follow Google's segment rule; their draws follow from the seed and the document's text alone."""
 
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from google_examples import googles_examples
 
 import example_builder
 from example_builder import Segments, build_examples, document_key, is_held_out, join_segments
-from keyed_random import ScalarStream, derive_key
 
-CLS, SEP = 101, 102
-
-
-class GooglesBuilder:
-    """google-research/electra, build_pretraining_dataset.ExampleBuilder, by reference.md's account of it: one
-    line after another is added, an example comes out when there is enough, draws are taken in this order."""
-
-    def __init__(self, max_length: int, stream: ScalarStream):
-        self._max_length, self._stream = max_length, stream
-        self._sentences, self._length = [], 0
-        self._draw_target()
-
-    def add_line(self, tokens: list[int]) -> tuple[list[int], list[int]] | None:
-        if tokens:
-            self._sentences.append(tokens)
-            self._length += len(tokens)
-        return self.emit() if self._length >= self._target else None
-
-    def emit(self) -> tuple[list[int], list[int]] | None:
-        if not self._sentences:
-            return None
-        first_target = 100_000 if self._stream.uniform() < 0.1 else (self._target - 3) // 2
-        first, second = [], []
-        for sentence in self._sentences:
-            if not first or len(first) + len(sentence) < first_target:
-                joins_first = True
-            elif not second and len(first) < first_target:
-                joins_first = self._stream.uniform() < 0.5
-            else:
-                joins_first = False
-            (first if joins_first else second).extend(sentence)
-        first = first[: self._max_length - 2]
-        second = second[: max(0, self._max_length - len(first) - 3)]
-        self._sentences, self._length = [], 0
-        self._draw_target()
-        return first, second
-
-    def _draw_target(self) -> None:
-        self._target = self._max_length
-        if self._stream.uniform() < 0.05:
-            self._target = self._stream.integer(5, self._max_length)
+CLS, SEP = np.array([101], np.int32), np.array([102], np.int32)
 
 
-def googles_examples(
-    lines: list[list[int]], max_length: int, key: int
-) -> Iterator[tuple[list[int], list[int]]]:
-    builder = GooglesBuilder(max_length, ScalarStream(derive_key(key, "segments")))
-    for example in [*map(builder.add_line, lines), builder.emit()]:
-        if example is not None:
-            yield example
+def random_lengths(draw: random.Random, longest_line: int) -> list[int]:
+    """The lengths of a document's lines."""
+    return [draw.randint(0, longest_line) for _ in range(draw.randint(0, 40))]
 
 
-def random_document(draw: random.Random, longest_line: int) -> list[list[int]]:
-    """Lines of token ids that number the tokens of the document."""
-    lengths = [draw.randint(0, longest_line) for _ in range(draw.randint(0, 40))]
-    numbers = iter(range(1000, 100_000))
-    return [[next(numbers) for _ in range(length)] for length in lengths]
+def places(example: Segments) -> tuple[list[int], list[int]]:
+    """Which of the document's tokens the two segments take."""
+    first, second = ([place for line in segment for place in line] for segment in example)
+    return first, second
 
 
 @pytest.mark.parametrize("max_length", [8, 16, 128, 512])
@@ -74,9 +28,11 @@ def test_examples_are_those_of_googles_rule(max_length):
     draw = random.Random(max_length)
     compared = 0
     for number in range(400):
-        lines = random_document(draw, draw.choice([3, 30, 200]))
-        ours = list(build_examples(lines, max_length, number))
-        assert [tuple(example) for example in ours] == list(googles_examples(lines, max_length, number))
+        lengths = random_lengths(draw, draw.choice([3, 30, 200]))
+        numbers = iter(range(sum(lengths)))
+        lines = [[next(numbers) for _ in range(length)] for length in lengths]
+        ours = [places(example) for example in build_examples(lengths, max_length, number)]
+        assert ours == list(googles_examples(lines, max_length, number))
         compared += len(ours)
     assert compared > 800
 
@@ -130,23 +86,23 @@ HEADS, TAILS = 0.499, 0.5
     ],
 )
 def test_hand_worked_segments(lengths, draws, expected, monkeypatch):
-    """Slices of the document's tokens, max_seq_length 16; every draw is taken, in this order."""
+    """Places of the document's tokens, max_seq_length 16; every draw is taken, in this order."""
     stream = ScriptedStream(list(draws))
     monkeypatch.setattr(example_builder, "ScalarStream", stream)
-    tokens = list(range(sum(lengths)))
-    starts = np.cumsum([0, *lengths]).tolist()
-    lines = [tokens[start : start + length] for start, length in zip(starts, lengths, strict=False)]
-    built = list(build_examples(lines, 16, 0))
+    built = [places(example) for example in build_examples(lengths, 16, 0)]
     assert built == [
-        Segments(*([token for slice_ in part for token in tokens[slice(*slice_)]] for part in example))
+        tuple([place for borders in segment for place in range(*borders)] for segment in example)
         for example in expected
     ]
     assert stream._uniforms == []
 
 
 def test_layout_is_cls_a_sep_b_sep():
-    assert join_segments(Segments([1, 2], [3]), CLS, SEP) == ([CLS, 1, 2, SEP, 3, SEP], 4)
-    assert join_segments(Segments([1, 2], []), CLS, SEP) == ([CLS, 1, 2, SEP], 4)
+    tokens = np.array([7, 8, 9, 10], np.int32)
+    ids, first_length = join_segments(Segments([range(1), range(3, 4)], [range(1, 3)]), tokens, CLS, SEP)
+    assert (ids.tolist(), ids.dtype, first_length) == ([101, 7, 10, 102, 8, 9, 102], np.int32, 4)
+    ids, first_length = join_segments(Segments([range(2)], []), tokens, CLS, SEP)
+    assert (ids.tolist(), first_length) == ([101, 7, 8, 102], 4)
 
 
 @pytest.mark.parametrize("max_length", [8, 9, 16, 128])
@@ -154,9 +110,10 @@ def test_no_example_is_longer_than_the_maximum_or_empty(max_length):
     draw = random.Random(3)
     longest = 0
     for number in range(500):
-        lines = random_document(draw, draw.choice([2, 10, 300]))
-        for segments in build_examples(lines, max_length, number):
-            ids, first_length = join_segments(segments, CLS, SEP)
+        lengths = random_lengths(draw, draw.choice([2, 10, 300]))
+        tokens = np.arange(sum(lengths), dtype=np.int32)
+        for segments in build_examples(lengths, max_length, number):
+            ids, first_length = join_segments(segments, tokens, CLS, SEP)
             assert segments.first and 3 <= len(ids) <= max_length and first_length <= len(ids)
             longest = max(longest, len(ids))
     assert longest == max_length
@@ -164,8 +121,8 @@ def test_no_example_is_longer_than_the_maximum_or_empty(max_length):
 
 def test_a_tenth_of_the_examples_is_a_single_segment():
     """Lines of three tokens always leave some for a second segment, so that only the draw decides."""
-    lines = [[7, 8, 9]] * 4000
-    examples = [example for key in range(60) for example in list(build_examples(lines, 128, key))[:-1]]
+    lengths = [3] * 4000
+    examples = [example for key in range(60) for example in list(build_examples(lengths, 128, key))[:-1]]
     singles = sum(not example.second for example in examples)
     count = len(examples)
     assert count > 5000
@@ -174,9 +131,11 @@ def test_a_tenth_of_the_examples_is_a_single_segment():
 
 def test_a_twentieth_of_the_targets_is_short_and_uniform():
     """Lines of one token show the target as the number of tokens, up to the 125 that a pair has room for."""
-    lines = [[7]] * 12_800
+    lines = [1] * 12_800
     lengths = [
-        sum(map(len, example)) for key in range(150) for example in list(build_examples(lines, 128, key))[:-1]
+        sum(map(len, places(example)))
+        for key in range(150)
+        for example in list(build_examples(lines, 128, key))[:-1]
     ]
     counts = np.bincount(lengths, minlength=127)
     share = 0.05 / 124
@@ -191,9 +150,9 @@ def test_a_twentieth_of_the_targets_is_short_and_uniform():
 
 
 def test_draws_follow_from_the_key_whatever_is_built_beside_it():
-    lines = random_document(random.Random(4), 30) * 5
-    alone = list(build_examples(lines, 64, 11))
-    one, other = build_examples(lines, 64, 11), build_examples(lines, 64, 12)
+    lengths = random_lengths(random.Random(4), 30) * 5
+    alone = list(build_examples(lengths, 64, 11))
+    one, other = build_examples(lengths, 64, 11), build_examples(lengths, 64, 12)
     interleaved = [(next(one), next(other, None)) for _ in alone]
     assert [pair[0] for pair in interleaved] == alone
     assert [pair[1] for pair in interleaved] != alone
@@ -218,11 +177,11 @@ def test_held_out_share_is_the_fraction_that_was_asked_for():
 
 def test_held_out_choice_says_nothing_about_the_segments():
     """First examples of held-out documents are single or short as often as those of others."""
-    lines = [[7]] * 200
+    lengths = [1] * 200
     examples: dict[bool, list] = {True: [], False: []}
     for number in range(12_000):
         key = document_key(7, [str(number)])
-        examples[is_held_out(key, 0.05)].append(next(build_examples(lines, 128, key)))
+        examples[is_held_out(key, 0.05)].append(places(next(build_examples(lengths, 128, key))))
     for chosen in examples.values():
         short = sum(len(first) + len(second) < 125 for first, second in chosen)
         single = sum(not second for _, second in chosen)

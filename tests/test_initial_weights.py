@@ -10,7 +10,7 @@ from weight_cases import KERNEL, VOCABULARY, huggingface, huggingface_pair, pret
 from masking import MaskingRule
 from pretraining import PretrainingModel, held_out_metrics
 from pretraining_data import HeldOutData
-from tfrecords import ExampleSerializer, Shards, ShardWriter, frame_record
+from tfrecords import Shards, ShardWriter, frame_record, serialize_examples
 from training import add_sums
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent truth here")
@@ -28,13 +28,13 @@ def _model(**changes) -> PretrainingModel:
 
 def _held_out(folder, count: int = 11) -> HeldOutData:
     """Held-out batches of 4, of random examples of several lengths."""
-    examples, serialize = random_examples(count, LENGTH, seed=3), ExampleSerializer(VOCABULARY_SIZE)
+    examples = random_examples(count, LENGTH, seed=3)
     with ShardWriter(folder / "held_out.tfrecord") as writer:
         for row in range(count):
             tokens = int(examples["input_mask"][row].sum())
             first = tokens - int(examples["segment_ids"][row].sum())
-            ids = examples["input_ids"][row][:tokens].tolist()
-            frame = frame_record(serialize(ids, first, LENGTH))
+            (payload,) = serialize_examples(examples["input_ids"][row][:tokens], [tokens], [first], LENGTH)
+            frame = frame_record(payload)
             writer.write_frames(frame, [len(frame)])
     return HeldOutData(
         Shards([str(folder / "held_out.tfrecord")], flag="eval_tfrecords"),

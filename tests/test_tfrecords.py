@@ -16,17 +16,16 @@ from command_line import UsageError
 from example_parsing import parse_examples
 from tfrecords import (
     CorruptShard,
-    ExampleSerializer,
     Shards,
     ShardWriter,
     find_shards,
     frame_record,
     index_path,
+    serialize_examples,
 )
 
 ROOT = Path(__file__).parents[1]
 LENGTH = 16
-VOCABULARY_SIZE = 30522
 
 # Ids of one, two and three bytes, the shortest and the longest example, one and two segments.
 EXAMPLES = [
@@ -67,6 +66,13 @@ def tensorflow_examples(tf, arrays: dict[str, np.ndarray]) -> list[bytes]:
     ]
 
 
+def serialized(examples: list[tuple[list[int], int]]) -> list[bytes]:
+    """The same by our own code."""
+    tokens = np.array([token for ids, _ in examples for token in ids], np.int32)
+    firsts = [first for _, first in examples]
+    return list(serialize_examples(tokens, [len(ids) for ids, _ in examples], firsts, LENGTH))
+
+
 def write_shard(path: Path, payloads: list[bytes]) -> Path:
     frames = [frame_record(payload) for payload in payloads]
     with ShardWriter(path) as shard:
@@ -102,8 +108,7 @@ def flip(path: Path, position: int) -> None:
 
 
 def test_tensorflow_reads_our_shards(tf, tmp_path):
-    serialize = ExampleSerializer(VOCABULARY_SIZE)
-    path = write_shard(tmp_path / "shard", [serialize(ids, first, LENGTH) for ids, first in EXAMPLES])
+    path = write_shard(tmp_path / "shard", serialized(EXAMPLES))
     schema = {name: tf.io.FixedLenFeature([LENGTH], tf.int64) for name in tfrecords.FEATURES}
     records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
     parsed = tf.io.parse_example(records, schema)

@@ -1,0 +1,216 @@
+"""How fast data preparation is on one core, against what it is built on.
+
+    python scripts/data_speed.py --text data/extracted/wiki/wiki_00000.txt --vocab_file vocab.txt
+
+Rates are megabytes of text a second of CPU time (user and system) of this process. Measures take turns; the
+median of the rounds counts. A further benchmark is a function in BENCHMARKS that gives its measures.
+"""
+
+import dataclasses
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+# Run by its path, Python looks for modules beside this file only.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from plain_wordpiece import PlainTokenizer
+
+import example_builder
+import tfrecords
+from command_line import RunFailure, UsageError, option, parse, require, run_program
+from corpus import read_blocks
+from example_files import ExampleBuilder
+from tokenization import Vocabulary, build_tokenizer, load_vocabulary
+
+_SEED = 12345
+_LINES_PER_CALL = 256
+_NAME_WIDTH = 58
+
+
+@dataclasses.dataclass
+class SpeedConfig:
+    """Settings of this program."""
+
+    text: str = option(
+        dataclasses.MISSING, "text file, one sentence a line, a blank line between documents", group="speed"
+    )
+    vocab_file: str = option(dataclasses.MISSING, "WordPiece vocabulary, one piece a line", group="speed")
+    max_seq_length: int = option(128, "tokens in an example", group="speed")
+    rounds: int = option(3, "times that each is measured", group="speed")
+    megabytes: float = option(
+        0.0, "repeat the text up to this size, its documents renamed; 0 takes it as it is", group="speed"
+    )
+
+    def __post_init__(self):
+        require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
+        require(self.rounds >= 1, "rounds", self.rounds, "must be at least 1")
+        require(self.megabytes >= 0, "megabytes", self.megabytes, "must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """What is timed: `run` works through `megabytes` of input once."""
+
+    name: str
+    megabytes: float
+    run: Callable[[], object]
+
+
+def main() -> int:
+    config = parse(SpeedConfig, description=__doc__)
+    # Rates are those of one core.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    with tempfile.TemporaryDirectory() as folder:
+        for benchmark in BENCHMARKS:
+            measures, check = benchmark(config, Path(folder))
+            _print_table(measures, _time(measures, config.rounds))
+            print(check())
+    return 0
+
+
+def _time(measures: list[Measure], rounds: int) -> list[list[float]]:
+    """Megabytes a CPU second of each measure in each round."""
+    rates: list[list[float]] = [[] for _ in measures]
+    for _ in range(rounds):
+        for measure, of_measure in zip(measures, rates, strict=True):
+            started = time.process_time()
+            measure.run()
+            of_measure.append(measure.megabytes / (time.process_time() - started))
+    return rates
+
+
+def _print_table(measures: list[Measure], rates: list[list[float]]) -> None:
+    """Medians, and their ratios to the first measure's."""
+    print(f"{'':{_NAME_WIDTH}} {'MB/s':>7} {'ratio':>6}   of all rounds")
+    medians = [statistics.median(of_measure) for of_measure in rates]
+    for measure, of_measure, median in zip(measures, rates, medians, strict=True):
+        rounds = " ".join(f"{rate:.2f}" for rate in of_measure)
+        print(f"{measure.name:{_NAME_WIDTH}} {median:7.2f} {median / medians[0]:6.2f}   {rounds}")
+
+
+# ------------------------------------------------------------------------------------------ text to TFRecords
+
+
+def text_to_tfrecords(config: SpeedConfig, folder: Path) -> tuple[list[Measure], Callable[[], str]]:
+    """Our way from a text file to a shard, against the tokenizer alone and against plain Python."""
+    vocabulary = load_vocabulary(config.vocab_file)
+    text = _text_file(config, folder)
+    lines = [line for block in read_blocks(text, True) for document in block for line in document]
+    megabytes = os.path.getsize(text) / 1e6
+    print(
+        f"text to TFRecords: {megabytes:.1f} MB in {len(lines):,} lines to examples of "
+        f"{config.max_seq_length}, medians of {config.rounds}"
+    )
+    tokenizer = build_tokenizer(vocabulary)
+    name, library = _fastest_call(tokenizer, lines)
+    practised = ExampleBuilder(vocabulary, _SEED, config.max_seq_length)
+    ours, plain = folder / "ours", folder / "plain"
+
+    def build_anew():
+        builder = ExampleBuilder(vocabulary, _SEED, config.max_seq_length)
+        builder.write(ours, read_blocks(text, True))
+
+    practised.write(ours, read_blocks(text, True))
+    measures = [
+        Measure(f"tokenizers library alone ({name})", megabytes, library),
+        Measure("text to TFRecords", megabytes, build_anew),
+        Measure(
+            "text to TFRecords, its words met before",
+            megabytes,
+            lambda: practised.write(ours, read_blocks(text, True)),
+        ),
+        Measure(
+            "text to TFRecords in plain Python",
+            megabytes,
+            lambda: _write_plainly(plain, text, vocabulary, config.max_seq_length),
+        ),
+    ]
+
+    def check() -> str:
+        if ours.read_bytes() != plain.read_bytes():
+            raise RunFailure(f"--text {config.text}: our shard and that of plain Python differ")
+        return "our shard and that of plain Python are the same bytes"
+
+    return measures, check
+
+
+def _text_file(config: SpeedConfig, folder: Path) -> str:
+    """The text that is measured: the file itself, or a longer one made of it."""
+    try:
+        text = Path(config.text).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--text {config.text}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--text {config.text}: not UTF-8") from None
+    if not text.strip():
+        raise UsageError(f"--text {config.text}: holds no text")
+    if not config.megabytes:
+        return config.text
+    path = folder / "text.txt"
+    with open(path, "w", encoding="utf-8") as stream:
+        for piece in repeat_text(text, int(config.megabytes * 1e6)):
+            stream.write(piece)
+    return str(path)
+
+
+def repeat_text(text: str, size: int) -> Iterator[str]:
+    """The documents of a text, again and again up to `size` bytes; the first line of each names it."""
+    documents = [document.strip("\n") for document in text.split("\n\n") if document.strip()]
+    written = number = 0
+    while written < size:
+        piece = f"Document {number} .\n{documents[number % len(documents)]}\n\n"
+        yield piece
+        written += len(piece.encode("utf-8"))
+        number += 1
+
+
+def _fastest_call(tokenizer, lines: list[str]) -> tuple[str, Callable[[], None]]:
+    """The library's fastest way to the ids of lines, by one round of each."""
+
+    def one_by_one():
+        for line in lines:
+            _ = tokenizer.encode(line, add_special_tokens=False).ids
+
+    def in_batches(encode):
+        for start in range(0, len(lines), _LINES_PER_CALL):
+            for encoding in encode(lines[start : start + _LINES_PER_CALL], add_special_tokens=False):
+                _ = encoding.ids
+
+    calls = {
+        "encode": one_by_one,
+        "encode_batch": lambda: in_batches(tokenizer.encode_batch),
+        "encode_batch_fast": lambda: in_batches(tokenizer.encode_batch_fast),
+    }
+    (rates,) = zip(*_time([Measure(name, 1.0, call) for name, call in calls.items()], 1), strict=True)
+    name = max(zip(rates, calls, strict=True))[1]
+    return name, calls[name]
+
+
+def _write_plainly(path: Path, text: str, vocabulary: Vocabulary, max_seq_length: int) -> None:
+    tokenize = PlainTokenizer(vocabulary)
+    cls, sep = np.array([[vocabulary.cls_id], [vocabulary.sep_id]], np.int32)
+    with tfrecords.ShardWriter(path) as shard:
+        for block in read_blocks(text, True):
+            for document in block:
+                lines = [tokenize(line) for line in document]
+                tokens = np.array([token for line in lines for token in line], np.int32)
+                key = example_builder.document_key(_SEED, document)
+                for segments in example_builder.build_examples(map(len, lines), max_seq_length, key):
+                    ids, first_length = example_builder.join_segments(segments, tokens, cls, sep)
+                    (payload,) = tfrecords.serialize_examples(ids, [len(ids)], [first_length], max_seq_length)
+                    frame = tfrecords.frame_record(payload)
+                    shard.write_frames(frame, [len(frame)])
+
+
+BENCHMARKS = (text_to_tfrecords,)
+
+
+if __name__ == "__main__":
+    run_program(main)
