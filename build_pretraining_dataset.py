@@ -50,7 +50,7 @@ def main() -> int:
             return 0
         _check_output_folder(output, ledger)
         work = output / WORK_FOLDER
-        with step_folder.held(output):
+        with step_folder.held(output, f"--output_dir {output}"):
             work.mkdir(exist_ok=True)
             files.remove_leftovers(work)
             files.write_json(work / "ledger.json", ledger)

@@ -4,8 +4,11 @@ A process keeps one `ExampleBuilder`, whose tokenizer remembers the words that i
 joined to larger ones and which processes build them is not known here.
 """
 
+import base64
 import functools
+import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,72 @@ import corpus
 import example_builder
 import tfrecords
 from corpus import Document
-from example_statistics import ExampleStatistics, length_counts
 from tokenization import Vocabulary
 from word_cache import LineTokenizer
+
+
+@dataclass
+class ExampleStatistics:
+    """What a manifest says of examples, addable over files.
+
+    Attributes:
+        length_histogram: examples by their number of tokens, int64 [max_seq_length + 1].
+        token_counts: occurrences of each piece of the vocabulary, special ones included, int64 [pieces].
+    """
+
+    documents: int
+    length_histogram: np.ndarray
+    token_counts: np.ndarray
+
+    @classmethod
+    def none(cls, vocabulary_size: int, max_seq_length: int) -> "ExampleStatistics":
+        """Of no examples."""
+        return cls(0, np.zeros(max_seq_length + 1, np.int64), np.zeros(vocabulary_size, np.int64))
+
+    @property
+    def examples(self) -> int:
+        return int(self.length_histogram.sum())
+
+    def add(self, other: "ExampleStatistics") -> None:
+        """Count another's examples too."""
+        self.documents += other.documents
+        self.length_histogram += other.length_histogram
+        self.token_counts += other.token_counts
+
+    def record(self) -> dict:
+        """The statistics as JSON values that `of_record` reads; some 40 kB, the token counts compressed."""
+        return {
+            "documents": self.documents,
+            "examples": self.examples,
+            "length_histogram": self.length_histogram.tolist(),
+            "token_counts": base64.b64encode(zlib.compress(self.token_counts.tobytes(), 1)).decode("ascii"),
+        }
+
+    @classmethod
+    def of_record(cls, record: dict) -> "ExampleStatistics":
+        """What `record` wrote."""
+        token_counts = np.frombuffer(zlib.decompress(base64.b64decode(record["token_counts"])), np.int64)
+        return cls(record["documents"], np.array(record["length_histogram"], np.int64), token_counts)
+
+    def figures(self, unk_id: int) -> dict:
+        """The figures of a manifest; shares are rounded to six digits.
+
+        `padding_share` is of all places in the examples, `unknown_share` of the tokens in them, special ones
+        included. `length_histogram` leaves out the lengths that no example has.
+        """
+        tokens = int(self.token_counts.sum())
+        places = max(1, self.examples * (len(self.length_histogram) - 1))
+        return {
+            "documents": self.documents,
+            "examples": self.examples,
+            "tokens": tokens,
+            "padding_share": round(1 - tokens / places, 6),
+            "unknown_share": round(int(self.token_counts[unk_id]) / max(1, tokens), 6),
+            "length_histogram": {
+                str(length): int(self.length_histogram[length])
+                for length in np.flatnonzero(self.length_histogram)
+            },
+        }
 
 
 class ExampleBuilder:
@@ -58,8 +124,7 @@ class ExampleBuilder:
         payloads = tfrecords.serialize_examples(tokens, lengths, first_lengths, self.max_seq_length)
         statistics = ExampleStatistics(
             len(documents),
-            self.max_seq_length,
-            length_counts(np.array(lengths, np.int64), self.max_seq_length),
+            np.bincount(np.array(lengths, np.int64), minlength=self.max_seq_length + 1),
             np.bincount(tokens, minlength=self.vocabulary.size),
         )
         return [tfrecords.frame_record(payload) for payload in payloads], statistics

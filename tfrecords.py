@@ -68,6 +68,12 @@ def frame_record(payload: bytes) -> bytes:
     return b"".join((_frame_header(len(payload)), payload, _CHECKSUM.pack(masked_crc32c(payload))))
 
 
+def unframe_record(frame: bytes) -> bytes | None:
+    """The payload of a record as it stands in the file; None where a length or checksum does not fit."""
+    payload = frame[_HEADER_BYTES : -_CHECKSUM.size]
+    return payload if frame_record(payload) == frame else None
+
+
 def serialize_examples(
     tokens: np.ndarray, lengths: Sequence[int], first_lengths: Sequence[int], max_seq_length: int
 ) -> Iterator[bytes]:
@@ -100,12 +106,6 @@ def serialize_examples(
         )
         yield _field_header(1, len(payload)) + payload
         begin = end
-
-
-def unframe_record(frame: bytes) -> bytes | None:
-    """The payload of a record as it stands in the file; None where a length or checksum does not fit."""
-    payload = frame[_HEADER_BYTES : -_CHECKSUM.size]
-    return payload if frame_record(payload) == frame else None
 
 
 class ShardWriter:

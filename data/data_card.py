@@ -15,7 +15,7 @@ and it shows where they are recorded
     part                                "held_out" for documents that were kept for evaluation
     licence, origin                     of each source: its terms of use, and where it was got from
     documents_kept, documents_dropped   how many came through cleaning, and {reason: how many} did not
-    length_histogram                    as example_statistics.py makes it
+    length_histogram                    {tokens of an example: how many examples have so many}
 """
 
 import io
@@ -35,6 +35,7 @@ _EXAMPLES = 3
 # Of an archive's thousands of files a reader wants to know how many; the manifest has them all.
 _MOST_ROWS = 50
 _BAR_CHARACTERS = 40
+_BIN_WIDTH = 16
 _TEXT_WIDTH = 100
 _CHECKSUM_LINE = re.compile(r"^Written from `manifest\.json` with SHA-256 `([0-9a-f]{64})`", re.MULTILINE)
 
@@ -83,7 +84,7 @@ def draw_histogram(manifest: dict) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    counts, labels = manifest["length_histogram"]["examples"], _bin_labels(manifest)
+    labels, counts = _binned_lengths(manifest)
     # Whatever a user's own style is.
     with matplotlib.rc_context(dict(matplotlib.rcParamsDefault, backend="agg")):
         figure = Figure(figsize=(8, 4), layout="constrained")
@@ -194,11 +195,11 @@ def _lengths(manifest: dict) -> str:
         ),
     ]
     if "length_histogram" in manifest:
-        counts = manifest["length_histogram"]["examples"]
+        labels, counts = _binned_lengths(manifest)
         total, most = max(1, sum(counts)), max(1, *counts)
         rows = [
             (label, f"{count:,}", _percent(count / total, 1), "█" * round(_BAR_CHARACTERS * count / most))
-            for label, count in zip(_bin_labels(manifest), counts, strict=True)
+            for label, count in zip(labels, counts, strict=True)
         ]
         lines += [
             "",
@@ -282,12 +283,14 @@ def _percent(share: float, digits: int) -> str:
 # ------------------------------------------------------------------------------------------------- contents
 
 
-def _bin_labels(manifest: dict) -> list[str]:
-    """The lengths that each bin of the histogram holds: 1-16, 17-32 and so on."""
-    histogram, longest = manifest["length_histogram"], manifest["settings"]["max_seq_length"]
-    width = histogram["bin_width"]
-    firsts = range(1, 1 + width * len(histogram["examples"]), width)
-    return [f"{first}-{min(first + width - 1, longest)}" for first in firsts]
+def _binned_lengths(manifest: dict) -> tuple[list[str], list[int]]:
+    """Labels of the bins of lengths, 1-16, 17-32 and so on, and the examples in each."""
+    longest = manifest["settings"]["max_seq_length"]
+    firsts = range(1, longest + 1, _BIN_WIDTH)
+    counts = [0] * len(firsts)
+    for length, examples in manifest["length_histogram"].items():
+        counts[(int(length) - 1) // _BIN_WIDTH] += examples
+    return [f"{first}-{min(first + _BIN_WIDTH - 1, longest)}" for first in firsts], counts
 
 
 def _first_examples(folder: Path, manifest: dict) -> list[str]:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -23,13 +22,13 @@ from tqdm import tqdm
 # Run by its path, Python looks for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import example_statistics
 import files
 import tfrecords
 from command_line import RunFailure, UsageError, option, parse, require, run_program
 from configuration import PretrainingConfig, max_predictions
 from data import data_card
 from data.shard_inspection import ExampleForm, ShardFindings, inspect_shard
+from example_files import ExampleStatistics
 from example_parsing import example_length, parse_examples
 from masking import MaskingRule, describe_masked, mask_batch, mask_keys
 from tokenization import Vocabulary, load_vocabulary
@@ -87,13 +86,6 @@ class Folder:
         if self.manifest is None or self.vocabulary is None:
             return None
         return ExampleForm.of(self.vocabulary, self.manifest["settings"]["max_seq_length"])
-
-
-class Totals(NamedTuple):
-    """The sums over a folder's shards: occurrences of each piece, and the manifest's entries counted anew."""
-
-    token_counts: np.ndarray
-    entries: dict
 
 
 def main() -> int:
@@ -263,18 +255,25 @@ def _compare_shards(folder: Folder, findings: dict[str, ShardFindings]) -> None:
         folder.faults.append(f"{folder.path / name}: not in the manifest")
 
 
-def _add_up(folder: Folder, findings: dict[str, ShardFindings]) -> Totals | None:
+def _add_up(folder: Folder, findings: dict[str, ShardFindings]) -> ExampleStatistics | None:
     if folder.form is None or not findings:
         return None
-    token_counts = sum(found.token_counts for found in findings.values())
-    counts_by_length = sum(found.counts_by_length for found in findings.values())
-    unk_id, length = folder.vocabulary.ids["[UNK]"], folder.form.max_seq_length
-    return Totals(token_counts, example_statistics.summarize(token_counts, counts_by_length, unk_id, length))
+    totals = ExampleStatistics.none(folder.form.vocabulary_size, folder.form.max_seq_length)
+    for found in findings.values():
+        totals.add(found.statistics)
+    return totals
 
 
-def _compare_totals(folder: Folder, totals: Totals) -> None:
+def _figures(folder: Folder, totals: ExampleStatistics) -> dict:
+    """The manifest's figures counted anew; how many documents there were cannot be told from examples."""
+    figures = totals.figures(folder.vocabulary.ids["[UNK]"])
+    del figures["documents"]
+    return figures
+
+
+def _compare_totals(folder: Folder, totals: ExampleStatistics) -> None:
     path = folder.path / tfrecords.MANIFEST_NAME
-    for name, value in ({"vocabulary_size": folder.vocabulary.size} | totals.entries).items():
+    for name, value in ({"vocabulary_size": folder.vocabulary.size} | _figures(folder, totals)).items():
         # Manifests of earlier versions have no histogram.
         recorded = folder.manifest.get(name, value)
         if recorded != value:
@@ -291,13 +290,14 @@ def _compare_totals(folder: Folder, totals: Totals) -> None:
 # -------------------------------------------------------------------------------------------- what is printed
 
 
-def _describe(folder: Folder, findings: dict[str, ShardFindings], totals: Totals | None) -> str:
+def _describe(folder: Folder, findings: dict[str, ShardFindings], totals: ExampleStatistics | None) -> str:
     shards = f"{len(findings)} shard{'' if len(findings) == 1 else 's'}"
     text = f"{sum(found.records for found in findings.values()):,} records in {shards}"
     if totals is not None:
+        figures = _figures(folder, totals)
         text += (
-            f", {totals.entries['tokens']:,} tokens, {totals.entries['padding_share']:.1%} padding, "
-            f"{totals.entries['unknown_share']:.2%} unknown"
+            f", {figures['tokens']:,} tokens, {figures['padding_share']:.1%} padding, "
+            f"{figures['unknown_share']:.2%} unknown"
         )
     if folder.faults:
         return f"{text}; faults: {len(folder.faults)}"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-import example_statistics
 import files
 import tfrecords
+from example_files import ExampleStatistics
 from example_parsing import parse_examples
 from tokenization import Vocabulary
 
@@ -48,8 +48,7 @@ class ShardFindings:
         records: number of records, the damaged ones included.
         faults: in words that name the record or the index.
         first_records: (number, payload) of the first whole records.
-        token_counts, counts_by_length: sums over the whole records, as example_statistics.py takes them; None
-            where the form of the examples is not known.
+        statistics: of the well-formed examples, of no documents; None where the form is not known.
     """
 
     bytes: int
@@ -57,8 +56,7 @@ class ShardFindings:
     records: int = 0
     faults: list[str] = field(default_factory=list)
     first_records: list[tuple[int, bytes]] = field(default_factory=list)
-    token_counts: np.ndarray | None = None
-    counts_by_length: np.ndarray | None = None
+    statistics: ExampleStatistics | None = None
 
 
 def inspect_shard(path: str, form: ExampleForm | None, wanted_records: int = 0) -> ShardFindings:
@@ -72,8 +70,7 @@ def inspect_shard(path: str, form: ExampleForm | None, wanted_records: int = 0) 
     offsets = _find_records(path, findings)
     findings.records = len(offsets) - 1
     if form is not None:
-        findings.token_counts = np.zeros(form.vocabulary_size, np.int64)
-        findings.counts_by_length = example_statistics.length_counts(np.zeros(0), form.max_seq_length)
+        findings.statistics = ExampleStatistics.none(form.vocabulary_size, form.max_seq_length)
     damaged: dict[str, list[int]] = {}
     for numbers, payloads in _read_batches(path, offsets, damaged):
         missing = wanted_records - len(findings.first_records)
@@ -190,5 +187,5 @@ def _check_examples(
         well_formed &= ~is_wrong
     mask = arrays["input_mask"][well_formed] > 0
     ids = arrays["input_ids"][well_formed][mask]
-    findings.token_counts += np.bincount(ids, minlength=form.vocabulary_size)
-    findings.counts_by_length += example_statistics.length_counts(mask.sum(axis=1), form.max_seq_length)
+    lengths = np.bincount(mask.sum(axis=1), minlength=form.max_seq_length + 1)
+    findings.statistics.add(ExampleStatistics(0, lengths, np.bincount(ids, minlength=form.vocabulary_size)))

@@ -33,8 +33,11 @@ class SourceFile:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, place: str | None = None) -> Iterator[None]:
     """Hold a folder, which is made where it is absent.
+
+    Args:
+        place: the folder's name in messages; its path if None.
 
     Raises:
         UsageError: another run holds it, or it cannot be made.
@@ -44,7 +47,7 @@ def held(folder: Path) -> Iterator[None]:
         with files.lock_folder(folder):
             yield
     except BlockingIOError as error:
-        raise UsageError(f"{folder}: {error}") from None
+        raise UsageError(f"{place or folder}: {error}") from None
 
 
 def begin(folder: Path, ledger: dict) -> dict | None:

@@ -17,8 +17,7 @@ from command_line import UsageError
 from data import data_card, step_folder
 from data.executors import Backend
 from data.units import Unit, read_records, run_units
-from example_files import write_text_file
-from example_statistics import ExampleStatistics
+from example_files import ExampleStatistics, write_text_file
 from tokenization import Vocabulary, load_vocabulary
 
 _SIDES = ("train", "test")
@@ -138,7 +137,7 @@ def _describe_sides(
         files.write_json(folder / side / tfrecords.MANIFEST_NAME, manifest)
         data_card.write(folder / side)
         print(
-            f"{folder / side}: {figures['examples']:,} examples of {statistics.max_seq_length} from "
+            f"{folder / side}: {figures['examples']:,} examples of {ledger['settings']['max_seq_length']} from "
             f"{figures['documents']:,} documents, {figures['tokens']:,} tokens, "
             f"{figures['padding_share']:.1%} padding, {figures['unknown_share']:.2%} unknown, in "
             f"{len(done)} shards",

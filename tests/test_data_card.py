@@ -147,12 +147,11 @@ def test_same_data_give_the_same_bytes_anywhere(tmp_path, monkeypatch):
 
 
 def test_picture_has_bars_as_high_as_the_counts(tmp_path):
-    """Read back from its pixels: the heights of the blue runs, in proportion to the tallest."""
-    counts = [100, 50, 0, 25, 75]
+    """Read back from its pixels: heights of the blue runs, in proportion to the tallest. Lengths 1 to 16 are
+    one bin, of 100 examples; then come 50, 0, 25 and 75."""
     settings = MANIFEST["settings"] | {"max_seq_length": 80}
-    folder = write_folder(
-        tmp_path / "shards", settings=settings, length_histogram={"bin_width": 16, "examples": counts}
-    )
+    lengths = {"1": 60, "16": 40, "17": 50, "64": 25, "65": 70, "80": 5}
+    folder = write_folder(tmp_path / "shards", settings=settings, length_histogram=lengths)
     picture = data_card.draw_histogram(read_manifest(folder))
     pixels = matplotlib.image.imread(io.BytesIO(picture), format="png")[..., :3]
     is_bar = (np.abs(pixels - np.array([31, 119, 180]) / 255) < 0.02).all(axis=2)
@@ -179,7 +178,7 @@ def test_folder_without_an_example_says_so(tmp_path):
     manifest = read_manifest(folder)
     empty = {"name": "x.tfrecord", "examples": 0, "bytes": 0, "sha256": "ab" * 32}
     changes = {"shards": [empty], "examples": 0, "tokens": 0, "documents": 0, "padding_share": 1.0}
-    histogram = {"length_histogram": {"bin_width": 16, "examples": [0]}}
+    histogram = {"length_histogram": {}}
     files.write_json(folder / "manifest.json", manifest | changes | histogram)
     card = card_of(folder)
     assert "There are none." in section(card, "The first examples, decoded")

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from shard_folders import serialized
 
 from example_parsing import example_length, parse_examples
-from tfrecords import FEATURES, ExampleSerializer
+from tfrecords import FEATURES
 
 LENGTH = 8
 # Numbers of one to five bytes in a varint, and one of ten.
@@ -16,7 +17,7 @@ def tf():
     return pytest.importorskip("tensorflow")
 
 
-def serialized(tf, lists: dict, **others) -> bytes:
+def tensorflow_example(tf, lists: dict, **others) -> bytes:
     """A tf.train.Example as TensorFlow writes it: integers by name, and further features."""
     integers = {name: tf.train.Feature(int64_list={"value": values}) for name, values in lists.items()}
     return tf.train.Example(features={"feature": integers | others}).SerializeToString()
@@ -37,7 +38,7 @@ def tensorflows(tf, payloads: list[bytes], length: int = LENGTH) -> dict[str, np
 
 def test_numbers_of_every_size_are_tensorflows(tf):
     random = np.random.RandomState(0)
-    payloads = [serialized(tf, random_lists(random)) for _ in range(200)]
+    payloads = [tensorflow_example(tf, random_lists(random)) for _ in range(200)]
     expected, parsed = tensorflows(tf, payloads), parse_examples(payloads, LENGTH)
     for name in FEATURES:
         assert parsed[name].dtype == np.int32 and np.array_equal(parsed[name], expected[name])
@@ -45,9 +46,8 @@ def test_numbers_of_every_size_are_tensorflows(tf):
 
 
 def test_our_own_examples_are_as_they_were_written():
-    serialize = ExampleSerializer(30522)
     examples = [([101, 7, 102], 3), ([101, 300, 102, 20000, 102], 3), ([101, *range(200, 206), 102], 8)]
-    parsed = parse_examples([serialize(ids, first, LENGTH) for ids, first in examples], LENGTH)
+    parsed = parse_examples([serialized(ids, first, LENGTH) for ids, first in examples], LENGTH)
     assert parsed["input_ids"].tolist() == [
         [101, 7, 102, 0, 0, 0, 0, 0],
         [101, 300, 102, 20000, 102, 0, 0, 0],
@@ -65,7 +65,7 @@ def test_features_of_other_names_and_kinds_are_passed_over(tf):
         "z": tf.train.Feature(float_list={"value": [1.0, 2.0]}),
         "next_sentence_labels": tf.train.Feature(int64_list={"value": [1]}),
     }
-    parsed = parse_examples([serialized(tf, lists, **others)], LENGTH)
+    parsed = parse_examples([tensorflow_example(tf, lists, **others)], LENGTH)
     assert {name: values[0].tolist() for name, values in parsed.items()} == lists
 
 
@@ -89,41 +89,41 @@ def test_integers_under_a_tag_each_and_unknown_fields_are_read(tf):
 
 
 def test_example_of_another_form_is_named(tf):
-    payload = serialized(tf, dict.fromkeys(FEATURES, [1] * LENGTH))
+    payload = tensorflow_example(tf, dict.fromkeys(FEATURES, [1] * LENGTH))
     with pytest.raises(ValueError, match=r"^it has 8 input_ids, not 9$"):
         parse_examples([payload], 9)
-    longer, shorter = (serialized(tf, dict.fromkeys(FEATURES, [1] * length)) for length in (9, 7))
+    longer, shorter = (tensorflow_example(tf, dict.fromkeys(FEATURES, [1] * length)) for length in (9, 7))
     with pytest.raises(ValueError, match=r"^it has 9 input_ids, not 8$"):
         parse_examples([longer, shorter], LENGTH)
     with pytest.raises(ValueError, match=r"^it has 0 segment_ids, not 8$"):
-        parse_examples([serialized(tf, {"input_ids": [1] * 8, "input_mask": [1] * 8})], LENGTH)
+        parse_examples([tensorflow_example(tf, {"input_ids": [1] * 8, "input_mask": [1] * 8})], LENGTH)
     with pytest.raises(ValueError, match=r"^its input_ids do not fit into 32 bits$"):
-        parse_examples([serialized(tf, dict.fromkeys(FEATURES, [2**31] * 8))], LENGTH)
+        parse_examples([tensorflow_example(tf, dict.fromkeys(FEATURES, [2**31] * 8))], LENGTH)
     with pytest.raises(ValueError, match=r"^it has 0 input_ids, not 8$"):
         floats = {"input_ids": tf.train.Feature(float_list={"value": [1.0] * 8})}
-        parse_examples([serialized(tf, {}, **floats)], LENGTH)
+        parse_examples([tensorflow_example(tf, {}, **floats)], LENGTH)
     for content in (b"no example", b"\xff" * 20, b"\x0a\x7f"):
         with pytest.raises(ValueError, match=r"^it is no tf\.train\.Example$"):
             parse_examples([payload, content], LENGTH)
 
 
 def test_length_of_an_example(tf):
-    assert example_length(serialized(tf, {"input_ids": [1, 300, -1]})) == 3
+    assert example_length(tensorflow_example(tf, {"input_ids": [1, 300, -1]})) == 3
     assert example_length(b"no example") is None
-    assert example_length(serialized(tf, {})) is None
+    assert example_length(tensorflow_example(tf, {})) is None
     assert example_length(b"") is None
 
 
 def test_no_cut_example_is_one():
     """Its outermost length covers all of it, so that any shorter piece is broken."""
-    payload = ExampleSerializer(30522)([101, 300, 102, 20000, 102], 3, LENGTH)
+    payload = serialized([101, 300, 102, 20000, 102], 3, LENGTH)
     for size in range(1, len(payload)):
         with pytest.raises(ValueError, match=r"no tf\.train\.Example"):
             parse_examples([payload[:size]], LENGTH)
 
 
 def test_flipped_bits_give_an_error_or_what_tensorflow_reads(tf):
-    payload = ExampleSerializer(30522)([101, 300, 102, 20000, 102], 3, LENGTH)
+    payload = serialized([101, 300, 102, 20000, 102], 3, LENGTH)
     refused = 0
     for bit in range(8 * len(payload)):
         content = bytearray(payload)

@@ -18,6 +18,7 @@ from shard_folders import (
     VOCABULARY,
     flip_bit,
     read_manifest,
+    serialized,
     shard_path,
     write_folder,
     write_manifest,
@@ -28,7 +29,7 @@ from command_line import UsageError
 from data import data_card
 from data.inspect_dataset import InspectionConfig, find_folders, inspect_folder
 from data.shard_inspection import ExampleForm, example_faults, inspect_shard
-from tfrecords import ExampleSerializer, frame_record, index_path
+from tfrecords import frame_record, index_path
 
 PROGRAM = "data/inspect_dataset.py"
 FORM = ExampleForm.of(VOCABULARY, LENGTH)
@@ -192,7 +193,7 @@ def test_swapped_shards_are_named_by_what_they_are(folder):
 def test_other_data_of_the_same_size_is_named(folder):
     """As from a build with another seed: whole records, well-formed, of as many bytes."""
     path = shard_path(folder, 2)
-    write_shard(path, [ExampleSerializer(VOCABULARY.size)([CLS, THE, SEP], 3, LENGTH)])
+    write_shard(path, [serialized([CLS, THE, SEP], 3)])
     (fault,) = faults_of(folder)
     assert fault.startswith("pretrain_data.tfrecord-2-of-3: its SHA-256 is ")
     assert fault.endswith(", not the manifest's")
@@ -234,7 +235,7 @@ def test_file_that_is_no_manifest_is_named(content, folder):
         ("padding_share", 0.5),
         ("unknown_share", 0.0),
         ("vocabulary_size", 11),
-        ("length_histogram", {"bin_width": 16, "examples": [4]}),
+        ("length_histogram", {"3": 3, "7": 1, "11": 1}),
     ],
 )
 def test_manifest_that_lies_is_named_with_the_truth(name, lie, folder):
@@ -316,9 +317,8 @@ def test_ill_formed_example_is_named(ids, mask, segments, told):
 
 def test_ill_formed_record_is_named_once_and_many_are_counted(folder):
     """25 records without [SEP], one of another length, one that is no example: 10 of the first are named."""
-    serialize = ExampleSerializer(VOCABULARY.size)
-    payloads = [serialize([CLS, CAT, THE], 3, LENGTH)] * 25
-    payloads += [serialize([CLS, SEP], 2, LENGTH - 1), b"text", serialize([CLS, CAT, SEP], 3, LENGTH)]
+    payloads = [serialized([CLS, CAT, THE], 3)] * 25
+    payloads += [serialized([CLS, SEP], 2, LENGTH - 1), b"text", serialized([CLS, CAT, SEP], 3)]
     path = shard_path(folder, 0)
     write_shard(path, payloads)
     findings = inspect_shard(str(path), FORM)
@@ -329,7 +329,8 @@ def test_ill_formed_record_is_named_once_and_many_are_counted(folder):
         f"record 25 is no example of {LENGTH} tokens (it has 11 input_ids, not 12)",
         f"record 26 is no example of {LENGTH} tokens (it is no tf.train.Example)",
     ]
-    assert findings.token_counts.sum() == 3 and findings.counts_by_length.tolist() == [1]
+    assert findings.statistics.token_counts.sum() == 3
+    assert np.flatnonzero(findings.statistics.length_histogram).tolist() == [3]
 
 
 # -------------------------------------------------------------------------------- masks, parents, other tools
@@ -370,7 +371,7 @@ def test_one_damaged_folder_among_several_is_named(tmp_path, run_program):
 def test_shards_of_another_tool_have_their_checksums_checked(tmp_path, run_program):
     """Of other forms than ours, without anything beside them."""
     path = tmp_path / "theirs.tfrecord"
-    payloads = [ExampleSerializer(VOCABULARY.size)([THE, CAT], 2, 3), b"", b"anything"]
+    payloads = [serialized([THE, CAT], 2, 3), b"", b"anything"]
     path.write_bytes(b"".join(map(frame_record, payloads)))
     VOCABULARY.save(tmp_path / "pieces.txt")
     result = run_program(PROGRAM, tmp_path, "--vocab_file", tmp_path / "pieces.txt")

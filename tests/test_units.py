@@ -334,9 +334,3 @@ def test_checksums_are_those_of_the_files_and_are_taken_again_after_a_change(tmp
     source.unlink()
     with pytest.raises(UsageError, match=r"a\.txt: No such file"):
         step_folder.identify(sources, tmp_path, LocalBackend(1))
-
-
-def test_too_little_space_is_said_before_anything_is_done(tmp_path):
-    step_folder.require_space(tmp_path, 1, "sharding")
-    with pytest.raises(RunFailure, match=r"sharding needs about 1000000000.0 GB, and .* are free"):
-        step_folder.require_space(tmp_path, 10**18, "sharding")
