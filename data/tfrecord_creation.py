@@ -137,8 +137,8 @@ def _describe_sides(
         files.write_json(folder / side / tfrecords.MANIFEST_NAME, manifest)
         data_card.write(folder / side)
         print(
-            f"{folder / side}: {figures['examples']:,} examples of {ledger['settings']['max_seq_length']} from "
-            f"{figures['documents']:,} documents, {figures['tokens']:,} tokens, "
+            f"{folder / side}: {figures['examples']:,} examples of {ledger['settings']['max_seq_length']} "
+            f"from {figures['documents']:,} documents, {figures['tokens']:,} tokens, "
             f"{figures['padding_share']:.1%} padding, {figures['unknown_share']:.2%} unknown, in "
             f"{len(done)} shards",
             flush=True,
