@@ -82,12 +82,11 @@ if [[ ! -f $vocabulary && -n ${VOCAB_SIZE:-} ]]; then
     "${vocabulary_flags[@]}"
 elif [[ ! -f $vocabulary ]]; then
   [[ -z ${VOCAB_FILE:-} ]] || fail "VOCAB_FILE $VOCAB_FILE: no such file"
-  prepare download google_pretrained_weights ||
+  prepare download vocabulary ||
     fail "there is no vocabulary: VOCAB_FILE=FILE names one, VOCAB_SIZE=30522 trains one on this text"
 fi
 prepare sharding "$dataset"
 for length in ${MAX_SEQ_LENGTHS:-128 512}; do
   prepare create_tfrecord_files "$dataset" --max_seq_length "$length" --vocab_file "$vocabulary"
 done
-[[ $mode == own ]] || prepare download squad
 printf '\n%s: done in %d s; next: bash scripts/run_pretraining.sh\n' "$program" "$SECONDS"

@@ -1,0 +1,158 @@
+"""Two commands in a row, with no path typed: create_datasets_from_start.sh and run_pretraining.sh."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prepared_corpora import document, tree, vocabulary, write_texts
+from training_runs import MODEL, ROOT, TRAINING
+from web_site import Answer, FileSite, serving
+from wikipedia_cases import page_xml, write_multistream
+
+CREATE = ROOT / "data" / "create_datasets_from_start.sh"
+DUMP = "enwiki-20261101-pages-articles-multistream.xml.bz2"
+INDEX = "enwiki-20261101-pages-articles-multistream-index.txt.bz2"
+
+
+def run(*command, working: Path, expect: int = 0, cwd: Path = ROOT, **environment) -> str:
+    """Run a shell script; returns its output and errors."""
+    clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    settings = {"PYTHON": sys.executable, "DATA_PREP_WORKING_DIR": working, "no_proxy": "127.0.0.1"}
+    settings |= environment
+    done = subprocess.run(
+        ["bash", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env=clean | {name: str(value) for name, value in settings.items()},
+    )
+    assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def pretrain(working: Path, folder: Path, **environment) -> str:
+    """Both phases of a tiny model by the launcher, which has to find the data by itself."""
+    for phase in (1, 2):
+        small = MODEL | TRAINING | {"max_position_embeddings": 512, "train_batch_size": 2}
+        small |= {"num_train_steps": 2, "num_warmup_steps": 1, "max_seq_length": {1: 128, 2: 512}[phase]}
+        (folder / f"phase{phase}.json").write_text(json.dumps(small))
+    return run(
+        ROOT / "scripts" / "run_pretraining.sh",
+        working=working,
+        RESULTS_DIR=folder / "results",
+        CONFIG_P1=folder / "phase1.json",
+        CONFIG_P2=folder / "phase2.json",
+        **environment,
+    )
+
+
+@pytest.fixture
+def wikipedia(tmp_path):
+    """A site with a multistream dump of 60 articles, its index and the list of its checksums."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    pages = [page_xml(f"Article {n}", document(n, "page").replace("\n", "\n\n")) for n in range(60)]
+    write_multistream(folder / DUMP, pages, 10)
+    files = {name: (folder / name).read_bytes() for name in (DUMP, INDEX)}
+    sums = "".join(f"{hashlib.sha1(content).hexdigest()}  {name}\n" for name, content in files.items())
+    with serving(FileSite()) as site:
+        for run_name in ("20261101", "latest"):
+            for name, content in files.items():
+                site.contents[f"/enwiki/{run_name}/{name.replace('20261101', run_name)}"] = content
+            site.contents[f"/enwiki/{run_name}/enwiki-{run_name}-sha1sums.txt"] = sums.encode()
+        yield site
+
+
+@pytest.mark.slow
+def test_wikipedia_comes_from_its_site_to_the_second_phase(wikipedia, tmp_path):
+    """From a mirror; the connection breaks in the middle of the dump. Run again, nothing is asked for."""
+    vocab_file = vocabulary(tmp_path / "vocab.txt")
+    wikipedia.faults[f"/enwiki/20261101/{DUMP}"] = [Answer(cut=1000)]
+    working = tmp_path / "working"
+    words = (CREATE, "wiki_only", "--", "--mirror", wikipedia.url)
+    output = run(*words, working=working, VOCAB_FILE=vocab_file)
+    assert "60 documents" in output and "done in" in output
+    assert (working / "download/wikicorpus_en" / DUMP).exists()
+    output = pretrain(working, tmp_path)
+    for phase in ("ckpt-2", "ckpt-p2-2"):
+        assert list((tmp_path / "results").rglob(phase)), output[-2000:]
+    before, asked = tree(working), len(wikipedia.log)
+    output = run(*words, working=working, VOCAB_FILE=vocab_file)
+    assert output.count("complete already") == 4 and len(wikipedia.log) == asked
+    assert tree(working) == before
+
+
+@pytest.mark.slow
+def test_own_text_with_a_vocabulary_of_its_own_comes_to_the_second_phase(tmp_path):
+    """Named relative to where the command is given."""
+    write_texts(tmp_path / "my texts", 3, 120)
+    working = tmp_path / "working"
+    run(CREATE, "own", "my texts", working=working, cwd=tmp_path, VOCAB_SIZE=120, N_PROCESSES=2)
+    assert (working / "vocab.txt").read_text().startswith("[PAD]\n[UNK]\n")
+    manifest = json.loads((working / "formatted_one_article_per_line/text/manifest.json").read_text())
+    assert manifest["documents"] == 120
+    pretrain(working, tmp_path)
+    assert list((tmp_path / "results").rglob("ckpt-p2-2"))
+
+
+@pytest.mark.slow
+def test_a_cased_vocabulary_is_found_by_the_launcher_too(tmp_path):
+    write_texts(tmp_path / "texts", 1, 60)
+    working = tmp_path / "working"
+    settings = {"VOCAB_SIZE": 120, "VOCAB_FLAGS": "--no-lower-case", "MAX_SEQ_LENGTHS": 128}
+    run(CREATE, "own", tmp_path / "texts", working=working, **settings)
+    assert [path.name for path in working.glob("tfrecord_*")] == [
+        "tfrecord_lower_case_0_seq_len_128_random_seed_12345"
+    ]
+    pretrain(working, tmp_path, PHASE=1)
+
+
+def test_several_prepared_datasets_are_told_apart_by_name(tmp_path):
+    for dataset in ("openwebtext", "text"):
+        for length in (128, 512):
+            folder = f"tfrecord_lower_case_1_seq_len_{length}_random_seed_12345/{dataset}/train"
+            (tmp_path / folder).mkdir(parents=True)
+    script = ROOT / "scripts" / "run_pretraining.sh"
+    output = run(script, working=tmp_path, expect=2, RESULTS_DIR=tmp_path / "results")
+    assert "several prepared datasets, set DATASET" in output and "openwebtext/train" in output
+    output = run(script, working=tmp_path, expect=2, RESULTS_DIR=tmp_path / "results", DATASET="text")
+    assert "_seq_len_128_random_seed_12345/text/train/pretrain_data*: no such file" in output
+    output = run(script, working=tmp_path, expect=2, RESULTS_DIR=tmp_path / "results", DATASET="news")
+    assert "_seq_len_128_random_seed_12345/news/train/pretrain_data*: no such file" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["everything"], "'everything' is none of wiki_only, wiki_books, owt, own"),
+        (["own"], "own: which files?"),
+        (["own", "--"], "own: which files?"),
+        (["wiki_only", "more"], "'more' is one too many"),
+        (["own", "none"], "none: no such file or folder"),
+    ],
+)
+def test_a_mistake_is_one_line_with_code_2(words, told, tmp_path):
+    output = run(CREATE, *words, working=tmp_path, expect=2)
+    assert told in output and "Traceback" not in output
+
+
+def test_without_a_vocabulary_it_is_said_how_to_have_one(tmp_path):
+    """The hub is out of reach."""
+    write_texts(tmp_path / "texts", 1, 5)
+    unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": 1}
+    output = run(CREATE, "own", tmp_path / "texts", working=tmp_path, expect=2, **unreachable)
+    assert "there is no vocabulary: VOCAB_FILE=FILE names one, VOCAB_SIZE=30522 trains one" in output
+    output = run(
+        CREATE, "own", tmp_path / "texts", working=tmp_path, expect=2, VOCAB_FILE="none.txt", **unreachable
+    )
+    assert "VOCAB_FILE none.txt: no such file" in output
+
+
+def test_help_explains(tmp_path):
+    output = run(CREATE, "--help", working=tmp_path)
+    assert "own my_texts/" in output and "DATA_PREP_WORKING_DIR" in output
