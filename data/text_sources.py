@@ -20,7 +20,7 @@ from data.documents import Tally, TextDocument
 
 BY_BLANK_LINE, BY_FILE = "blank_lines", "file"
 
-_PART_BYTES = 64_000_000
+_PART_BYTES = 16_000_000
 _PART_FILES = 10_000
 # What text and Parquet shrink to, and more in archives of several levels: a part takes as long as another.
 _PACKED_WEIGHT = 3
@@ -75,7 +75,7 @@ def plan(
     strict: bool = False,
     leave_out: Collection[str | Path] = (),
 ) -> list[TextPart]:
-    """The parts of files and folders, of about 64 MB of text each; joined, they are the same for any cut.
+    """The parts of files and folders, of about 16 MB of text each; joined, they are the same for any cut.
 
     Large files are cut if they are plain .txt whose documents end at blank lines, plain .jsonl, or .parquet.
 

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# How fast data preparation is on one core, against what it is built on.
+# How fast data preparation is on one core, against what it is built on, and as a whole.
 #
-#   bash scripts/benchmark_data.sh --text data/extracted/wiki/wiki_00000.txt --vocab_file vocab.txt
+#   bash scripts/benchmark_data.sh --text text.txt --vocab_file vocab.txt
+#   bash scripts/benchmark_data.sh --text text.txt --vocab_file vocab.txt --dump enwiki.xml.bz2 --chain_megabytes 10,100,1000
 #
-# Rates are megabytes of text a second of CPU time (user and system) of one process, so that what else runs on the
-# machine has little part in them; measures take turns, and the median of --rounds (3) counts. --max_seq_length (128)
-# is that of the examples, and --megabytes repeats a text up to a size. All flags are those of scripts/data_speed.py.
+# The text is a file of sentences, one a line, with blank lines between documents, such as a text shard. Rates are
+# megabytes a second of CPU time (user and system) of one process, so that what else runs on the machine has little part
+# in them; measures take turns, and the median of --rounds (3) counts. --dump measures Wikipedia's extraction too, and
+# --chain_megabytes the whole chain on texts of these sizes, by the clock, with its peak memory. All flags are those of
+# scripts/data_speed.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,11 +1,14 @@
-"""How fast data preparation is on one core, against what it is built on.
+"""How fast data preparation is on one core, against what it is built on, and as a whole.
 
-    python scripts/data_speed.py --text data/extracted/wiki/wiki_00000.txt --vocab_file vocab.txt
+    python scripts/data_speed.py --text text.txt --vocab_file vocab.txt
+    python scripts/data_speed.py --text text.txt --vocab_file vocab.txt --dump wiki.bz2 --chain_megabytes 9,99
 
-Rates are megabytes of text a second of CPU time (user and system) of this process. Measures take turns; the
-median of the rounds counts. A further benchmark is a function in BENCHMARKS that gives its measures.
+Rates are megabytes a second of CPU time (user and system) of this process. Measures take turns; the median of
+the rounds counts. The whole chain, from text to TFRecords of 128 and 512 by data/dataPrep.py, is run once for
+each size, and timed by the clock.
 """
 
+import bz2
 import dataclasses
 import os
 import statistics
@@ -20,12 +23,15 @@ import numpy as np
 # Run by its path, Python looks for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import chain_speed
 from plain_wordpiece import PlainTokenizer
 
 import example_builder
 import tfrecords
 from command_line import RunFailure, UsageError, option, parse, require, run_program
 from corpus import read_blocks
+from data import wikipedia_extraction
+from data.documents import Tally
 from example_files import ExampleBuilder
 from tokenization import Vocabulary, build_tokenizer, load_vocabulary
 
@@ -44,6 +50,11 @@ class SpeedConfig:
     vocab_file: str = option(dataclasses.MISSING, "WordPiece vocabulary, one piece a line", group="speed")
     max_seq_length: int = option(128, "tokens in an example", group="speed")
     rounds: int = option(3, "times that each is measured", group="speed")
+    dump: str | None = option(None, "Wikipedia dump whose extraction is measured too", group="speed")
+    chain_megabytes: str | None = option(
+        None, "comma-separated sizes of text for which the whole chain is measured too", group="speed"
+    )
+    n_processes: int = option(2, "worker processes of the whole chain", group="speed")
     megabytes: float = option(
         0.0, "repeat the text up to this size, its documents renamed; 0 takes it as it is", group="speed"
     )
@@ -52,6 +63,10 @@ class SpeedConfig:
         require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
         require(self.rounds >= 1, "rounds", self.rounds, "must be at least 1")
         require(self.megabytes >= 0, "megabytes", self.megabytes, "must not be negative")
+        require(self.n_processes >= 1, "n_processes", self.n_processes, "must be at least 1")
+        sizes = [size.strip() for size in (self.chain_megabytes or "1").split(",")]
+        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+            raise UsageError(f"--chain_megabytes {self.chain_megabytes}: are not whole numbers with commas")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +83,24 @@ def main() -> int:
     # Rates are those of one core.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryDirectory() as folder:
-        for benchmark in BENCHMARKS:
+        for benchmark in (text_to_tfrecords, *([wikipedia_to_text] if config.dump else [])):
             measures, check = benchmark(config, Path(folder))
             _print_table(measures, _time(measures, config.rounds))
             print(check())
+        if config.chain_megabytes:
+            _print_chain(config, Path(folder))
     return 0
+
+
+def _print_chain(config: SpeedConfig, folder: Path) -> None:
+    print(
+        f"text to TFRecords of 128 and 512 by data/dataPrep.py, {config.n_processes} processes, by the clock"
+    )
+    print(chain_speed.HEAD)
+    text = _read_text(config)
+    for size in map(int, config.chain_megabytes.split(",")):
+        pieces = repeat_text(text, size * 1_000_000)
+        print(chain_speed.measure_chain(pieces, config.vocab_file, config.n_processes, folder), flush=True)
 
 
 def _time(measures: list[Measure], rounds: int) -> list[list[float]]:
@@ -141,8 +169,38 @@ def text_to_tfrecords(config: SpeedConfig, folder: Path) -> tuple[list[Measure],
     return measures, check
 
 
-def _text_file(config: SpeedConfig, folder: Path) -> str:
-    """The text that is measured: the file itself, or a longer one made of it."""
+# ------------------------------------------------------------------------------------------ Wikipedia to text
+
+
+def wikipedia_to_text(config: SpeedConfig, folder: Path) -> tuple[list[Measure], Callable[[], str]]:
+    """The extraction of a dump's articles, beside its decompression alone; megabytes are those of its XML."""
+    if not os.path.isfile(config.dump):
+        raise UsageError(f"--dump {config.dump}: no such file")
+    parts = wikipedia_extraction.plan([config.dump])
+    with open(config.dump, "rb") as stream:
+        opened = bz2.open if stream.read(3) == b"BZh" else open
+    articles = [0]
+
+    def decompress() -> int:
+        with opened(config.dump, "rb") as stream:
+            return sum(map(len, iter(lambda: stream.read(1 << 20), b"")))
+
+    def extract():
+        articles[0] = sum(1 for part in parts for _ in wikipedia_extraction.read(part, Tally()))
+
+    megabytes = decompress() / 1e6
+    print(f"Wikipedia to text: {megabytes:.1f} MB of XML, medians of {config.rounds}")
+    measures = [
+        Measure("decompression alone", megabytes, decompress),
+        Measure("dump to paragraphs of articles", megabytes, extract),
+    ]
+    return measures, lambda: f"{articles[0]:,} articles"
+
+
+# ------------------------------------------------------------------------------------------------------ texts
+
+
+def _read_text(config: SpeedConfig) -> str:
     try:
         text = Path(config.text).read_text(encoding="utf-8")
     except OSError as error:
@@ -151,6 +209,12 @@ def _text_file(config: SpeedConfig, folder: Path) -> str:
         raise UsageError(f"--text {config.text}: not UTF-8") from None
     if not text.strip():
         raise UsageError(f"--text {config.text}: holds no text")
+    return text
+
+
+def _text_file(config: SpeedConfig, folder: Path) -> str:
+    """The text that is measured: the file itself, or a longer one made of it."""
+    text = _read_text(config)
     if not config.megabytes:
         return config.text
     path = folder / "text.txt"
@@ -207,9 +271,6 @@ def _write_plainly(path: Path, text: str, vocabulary: Vocabulary, max_seq_length
                     (payload,) = tfrecords.serialize_examples(ids, [len(ids)], [first_length], max_seq_length)
                     frame = tfrecords.frame_record(payload)
                     shard.write_frames(frame, [len(frame)])
-
-
-BENCHMARKS = (text_to_tfrecords,)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prepared_corpora import write_dump
 from text_cases import CASES, NASTY_TEXTS, PIECES, random_texts
 
 from tokenization import Vocabulary, build_tokenizer
@@ -90,6 +91,9 @@ def test_plain_python_gives_the_librarys_ids(do_lower_case, strip_accents):
         ({"--rounds": 0}, "--rounds 0: must be at least 1"),
         ({"--megabytes": -1}, "--megabytes -1"),
         ({"--max_seq_length": 7}, "--max_seq_length 7: must be at least 8"),
+        ({"--n_processes": 0}, "--n_processes 0: must be at least 1"),
+        ({"--chain_megabytes": "10,x"}, "--chain_megabytes 10,x: are not whole numbers"),
+        ({"--dump": "none.bz2"}, "--dump none.bz2: no such file"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(changes, told, corpus):
@@ -110,3 +114,19 @@ def test_text_without_words_is_named(corpus, tmp_path):
 def test_help_says_how_to_run_it():
     result = benchmark("--help")
     assert result.returncode == 0 and "bash scripts/benchmark_data.sh --text" in result.stdout
+
+
+@pytest.mark.slow
+def test_extraction_and_the_whole_chain_are_measured_too(corpus, tmp_path):
+    text, vocab_file = corpus
+    articles = write_dump(tmp_path / "wiki.xml.bz2", 25)
+    flags = ["--dump", tmp_path / "wiki.xml.bz2", "--chain_megabytes", "1,2", "--rounds", 1]
+    result = benchmark("--text", text, "--vocab_file", vocab_file, *flags)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert f"{len(articles)} articles" in lines
+    rows = [[float(number) for number in line.split()] for line in lines[-2:]]
+    for (size, *seconds, total, rate, cpu_seconds, megabytes), expected in zip(rows, (1, 2), strict=True):
+        assert size == pytest.approx(expected, rel=0.05) and len(seconds) == 4
+        assert total == pytest.approx(sum(seconds), abs=0.3) and rate == pytest.approx(size / total, abs=0.02)
+        assert cpu_seconds > 1 and 50 < megabytes < 500
