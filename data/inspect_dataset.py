@@ -97,7 +97,10 @@ def main() -> int:
         if config.num_processes > 1:
             run = stack.enter_context(worker_pool(config.num_processes)).map
         for path in folders:
-            faults += len(inspect_folder(path, config, run))
+            step = _read_step(path)
+            faults += len(
+                inspect_folder(path, config, run) if step is None else inspect_step(path, step, run)
+            )
     if faults:
         raise RunFailure(f"{config.folder}: {faults} fault{'s' if faults > 1 else ''} found, named above")
     return 0
@@ -140,6 +143,36 @@ def inspect_folder(path: Path, config: InspectionConfig, run: Callable = map) ->
     print(f"{path}: {_describe(folder, findings, totals)}")
     _print_examples(folder, findings, config)
     return folder.faults
+
+
+def inspect_step(path: Path, manifest: dict, run: Callable = map) -> list[str]:
+    """Compare the text files of a step of data preparation with its manifest, and return the faults."""
+    # Folders of TFRecords below a step's have manifests of their own.
+    entries = manifest.get("parts", manifest.get("shards", []))
+    paths = [path / entry["name"] for entry in entries]
+    faults = [f"{name}: missing" for name in paths if not name.is_file()]
+    there = [(name, entry) for name, entry in zip(paths, entries, strict=True) if name.is_file()]
+    sums = run(files.sha256_of_file, [name for name, _ in there])
+    sums = tqdm(sums, total=len(there), desc=path.name, unit="file", disable=None)
+    for (name, entry), found in zip(there, sums, strict=True):
+        if found != entry["sha256"]:
+            faults.append(f"{name}: SHA-256 {entry['sha256']} is expected, {found} found")
+    for fault in faults:
+        print(f"damaged: {fault}")
+    if entries:
+        print(
+            f"{path}: {len(entries)} files of {manifest['step']}" + f"; faults: {len(faults)}" * bool(faults)
+        )
+    return faults
+
+
+def _read_step(path: Path) -> dict | None:
+    """The manifest of a step of data preparation; None for a folder of shards."""
+    try:
+        manifest = files.read_json(path / tfrecords.MANIFEST_NAME)
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "step" in manifest else None
 
 
 # -------------------------------------------------------------------------------- what lies beside the shards

@@ -64,6 +64,8 @@ class SpeedConfig:
         require(self.rounds >= 1, "rounds", self.rounds, "must be at least 1")
         require(self.megabytes >= 0, "megabytes", self.megabytes, "must not be negative")
         require(self.n_processes >= 1, "n_processes", self.n_processes, "must be at least 1")
+        if self.dump and not os.path.isfile(self.dump):
+            raise UsageError(f"--dump {self.dump}: no such file")
         sizes = [size.strip() for size in (self.chain_megabytes or "1").split(",")]
         if not all(size.isdecimal() and int(size) > 0 for size in sizes):
             raise UsageError(f"--chain_megabytes {self.chain_megabytes}: are not whole numbers with commas")
@@ -174,8 +176,6 @@ def text_to_tfrecords(config: SpeedConfig, folder: Path) -> tuple[list[Measure],
 
 def wikipedia_to_text(config: SpeedConfig, folder: Path) -> tuple[list[Measure], Callable[[], str]]:
     """The extraction of a dump's articles, beside its decompression alone; megabytes are those of its XML."""
-    if not os.path.isfile(config.dump):
-        raise UsageError(f"--dump {config.dump}: no such file")
     parts = wikipedia_extraction.plan([config.dump])
     with open(config.dump, "rb") as stream:
         opened = bz2.open if stream.read(3) == b"BZh" else open

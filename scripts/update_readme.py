@@ -1,4 +1,4 @@
-"""Write the tables of flags in README.md and docs/squad.md anew from the dataclasses of the settings.
+"""Write the tables of flags in README.md and docs/ anew from the dataclasses of the settings.
 
 python scripts/update_readme.py
 """
@@ -14,13 +14,20 @@ import configuration
 import conversion_configuration
 import dataset_configuration
 import files
+import preparation_configuration
 import squad_configuration
 from command_line import flag_table
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "squad.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "data.md", ROOT / "docs" / "squad.md")
 _TABLE = re.compile(r"(<!-- flags: (\w+) -->\n).*?(<!-- /flags -->)", re.DOTALL)
-_MODULES = (configuration, dataset_configuration, squad_configuration, conversion_configuration)
+_MODULES = (
+    configuration,
+    dataset_configuration,
+    preparation_configuration,
+    squad_configuration,
+    conversion_configuration,
+)
 _SETTINGS = {name: value for module in _MODULES for name, value in vars(module).items()}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -361,6 +362,28 @@ def test_a_full_disk_is_one_line_whether_foreseen_or_not(own, tmp_path, size, to
     assert done.returncode == 1, done.stdout + done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert told in line
+
+
+def test_the_whole_working_folder_is_as_its_manifests_say_and_a_flipped_bit_is_found(own, tmp_path):
+    preparation, _, _ = own
+    working = tmp_path / "working"
+    shutil.copytree(preparation.working, working)
+    inspect = [sys.executable, str(ROOT / "data/inspect_dataset.py"), str(working), "--examples=1"]
+    done = subprocess.run(inspect, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" records in ") == 4 and "files of text_formatting" in done.stdout
+    assert done.stdout.count("[CLS]") == 4
+    shard = next(working.glob("tfrecord_*_32_*/text/train/pretrain_data*"))
+    text = next(working.glob("sharded_*/text/test/*.txt"))
+    part = next(working.glob("formatted_*/text/*.zst"))
+    for path in (shard, text, part):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    done = subprocess.run(inspect, capture_output=True, text=True)
+    assert done.returncode == 1
+    for path in (shard, text, part):
+        assert f"damaged: {path}" in done.stdout
 
 
 def test_manifests_are_json_that_people_can_read(own):
