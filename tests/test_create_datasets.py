@@ -1,14 +1,20 @@
 """Two commands in a row, with no path typed: create_datasets_from_start.sh and run_pretraining.sh."""
 
 import hashlib
+import io
 import json
+import lzma
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from prepared_corpora import document, tree, vocabulary, write_texts
+from test_hub_files import BOOKS, NEW, WEB, Hub
 from training_runs import MODEL, ROOT, TRAINING
 from web_site import Answer, FileSite, serving
 from wikipedia_cases import page_xml, write_multistream
@@ -21,7 +27,7 @@ INDEX = "enwiki-20261101-pages-articles-multistream-index.txt.bz2"
 def run(*command, working: Path, expect: int = 0, cwd: Path = ROOT, **environment) -> str:
     """Run a shell script; returns its output and errors."""
     clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    settings = {"PYTHON": sys.executable, "DATA_PREP_WORKING_DIR": working, "no_proxy": "127.0.0.1"}
+    settings = {"PYTHON": sys.executable, "DATA_PREP_WORKING_DIR": working, "no_proxy": "127.0.0.1,localhost"}
     settings |= environment
     done = subprocess.run(
         ["bash", *map(str, command)],
@@ -85,6 +91,63 @@ def test_wikipedia_comes_from_its_site_to_the_second_phase(wikipedia, tmp_path):
     output = run(*words, working=working, VOCAB_FILE=vocab_file)
     assert output.count("complete already") == 4 and len(wikipedia.log) == asked
     assert tree(working) == before
+
+
+def open_web_text(texts: list[str]) -> bytes:
+    """A subset as the collection has it: a tar of xz-compressed tars of one text a file."""
+    outer = io.BytesIO()
+    with tarfile.open(fileobj=outer, mode="w") as tar:
+        for number in range(0, len(texts), 20):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as pages:
+                for index, text in enumerate(texts[number : number + 20]):
+                    content = text.replace("\n", "\n\n").encode()
+                    entry = tarfile.TarInfo(f"{number + index:07d}-{'0' * 32}.txt")
+                    entry.size = len(content)
+                    pages.addfile(entry, io.BytesIO(content))
+            content = lzma.compress(inner.getvalue())
+            entry = tarfile.TarInfo(f"openwebtext/urlsf_subset00-{number // 20 + 1}_data.xz")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return outer.getvalue()
+
+
+@pytest.mark.slow
+def test_open_web_text_and_the_vocabulary_come_from_the_hub(tmp_path):
+    texts = [document(number) for number in range(60)]
+    vocab_file = vocabulary(tmp_path / "vocab.txt")
+    working = tmp_path / "working"
+    with serving(FileSite()) as site:
+        hub = Hub(site)
+        hub.commit(WEB, NEW, {"subsets/urlsf_subset00.tar": open_web_text(texts)})
+        hub.commit("google/electra-small-discriminator", NEW, {"vocab.txt": vocab_file.read_bytes()})
+        run(CREATE, "owt", working=working, HF_ENDPOINT=site.url, HF_HOME=tmp_path / "home")
+    manifest = json.loads((working / "formatted_one_article_per_line/openwebtext/manifest.json").read_text())
+    assert manifest["documents"] == 60 and "OpenWebText" in manifest["origin"]["title"]
+    assert (working / "vocab.txt").read_bytes() == vocab_file.read_bytes()
+    card = next(working.glob("tfrecord_*_128_*/openwebtext/train/DATA_CARD.md")).read_text()
+    assert "CC0" in card and "urlsf_subset00.tar" in card
+    pretrain(working, tmp_path)
+
+
+@pytest.mark.slow
+def test_books_and_wikipedia_are_trained_on_together(wikipedia, tmp_path):
+    """One dataset where NVIDIA's launcher looks for it; a book that comes twice is there once."""
+    books = [document(number, "book") for number in range(20)]
+    table = pyarrow.table({"title": [f"Book {n}" for n in range(21)], "text": [*books, books[0]]})
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(table, content)
+    vocab_file = vocabulary(tmp_path / "vocab.txt")
+    working = tmp_path / "working"
+    with serving(FileSite()) as site:
+        Hub(site).commit(BOOKS, NEW, {"data/train-00000-of-00001.parquet": content.getvalue()})
+        words = ("wiki_books", "--", "--mirror", wikipedia.url, "--clean", "duplicates")
+        hub = {"HF_ENDPOINT": site.url, "HF_HOME": tmp_path / "home"}
+        run(CREATE, *words, working=working, VOCAB_FILE=vocab_file, **hub)
+    folder = working / "tfrecord_lower_case_1_seq_len_128_random_seed_12345/books_wiki_en_corpus"
+    manifest = json.loads((folder / "train/manifest.json").read_text())
+    assert manifest["documents_dropped"] == {"duplicates": 1} and manifest["documents_kept"] == 20 + 60
+    pretrain(working, tmp_path, PHASE=1)
 
 
 @pytest.mark.slow

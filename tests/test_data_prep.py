@@ -291,6 +291,54 @@ def test_books_and_wikipedia_are_one_dataset_without_what_comes_twice(tmp_path):
     assert {d["settings"]["dataset"] for d in manifest["datasets"]} == {"bookscorpus", "wikicorpus_en"}
 
 
+GERMAN = (
+    "Der Fluss entspringt in den Bergen im Norden des Landes und mündet nach vielen Kilometern in das Meer. "
+    "An seinen Ufern liegen mehrere kleine Städte, in denen seit Jahrhunderten Papier hergestellt wird. "
+    "Im Winter friert er oft zu, und die Kinder laufen dann auf dem Eis von einem Dorf zum anderen."
+)
+ENGLISH = [
+    "The old harbour lies below the castle, and from its walls the fishermen can be seen at work at dawn. "
+    "Most of the boats are painted blue, for reasons which nobody in the village remembers any longer today.",
+    "Bread is baked twice a week in the common oven, which stands behind the church and belongs to all. "
+    "Whoever arrives first lights the fire, and whoever leaves last sweeps the floor and closes the door.",
+    "The railway was built in three years by workers who came from the valleys on the other side. "
+    "Two of its bridges are still the originals, while the third was replaced after the flood of one spring.",
+]
+PASSAGE = (
+    "A passage of an evaluation file that has a good many more words than the thirteen which have to agree."
+)
+
+
+def test_cleaning_is_counted_by_reason_on_the_card_across_sources(tmp_path, vocab_file):
+    """One document for each cleaner, over two datasets; three are left, one of them repaired."""
+    near = ENGLISH[0].replace("today", "now")
+    contaminated = f"{ENGLISH[1]} {PASSAGE.upper()} {ENGLISH[2]}"
+    broken = ENGLISH[1].replace("which stands", "a caf\u00c3\u00a9, which\u200b stands")
+    documents = [ENGLISH[0], GERMAN, "Too short.", broken, contaminated, ENGLISH[2]]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("\n\n".join(documents))
+    (tmp_path / "texts/b.txt").write_text("\n\n".join([near, ENGLISH[2]]))
+    (tmp_path / "evaluation.txt").write_text(PASSAGE)
+    preparation = Preparation(tmp_path / "working")
+    clean = {"clean": "standard", "decontaminate_against": tmp_path / "evaluation.txt"}
+    preparation.run("text_formatting", "text", input_files=tmp_path / "texts", **clean)
+    formatted = files.read_json(preparation.formatted("text") / "manifest.json")
+    assert formatted["dropped"] == {"evaluation": 1, "language": 1, "short": 1}
+    assert formatted["changed"] == {"control": 1, "unicode": 1}
+    preparation.run("sharding", "text", fraction_test_set=0, **clean)
+    (shard,) = (preparation.sharded("text") / "train").glob("*.txt")
+    kept = [" ".join(document) for document in documents_of([shard])]
+    assert kept == [ENGLISH[0], broken.replace("\u00c3\u00a9", "\u00e9").replace("\u200b", ""), ENGLISH[2]]
+    preparation.run(
+        "create_tfrecord_files", "text", vocab_file=vocab_file, max_seq_length=32, fraction_test_set=0
+    )
+    folder = preparation.tfrecords("text", 32) / "train"
+    manifest, card = files.read_json(folder / "manifest.json"), (folder / "DATA_CARD.md").read_text()
+    expected = {"duplicates": 1, "evaluation": 1, "language": 1, "near_duplicates": 1, "short": 1}
+    assert manifest["documents_dropped"] == expected and manifest["documents_kept"] == 3
+    assert all(f"dropped: {reason} | 1 |" in card.replace("\\_", "_") for reason in expected)
+
+
 # ------------------------------------------------------------------- any number of workers, interruptions
 
 
