@@ -298,11 +298,14 @@ GERMAN = (
 )
 ENGLISH = [
     "The old harbour lies below the castle, and from its walls the fishermen can be seen at work at dawn. "
-    "Most of the boats are painted blue, for reasons which nobody in the village remembers any longer today.",
+    "Most of the boats are painted blue, for reasons which nobody in the village remembers today. "
+    "In autumn the nets are dried along the quay, and the smell of tar goes up as far as the market square.",
     "Bread is baked twice a week in the common oven, which stands behind the church and belongs to all. "
-    "Whoever arrives first lights the fire, and whoever leaves last sweeps the floor and closes the door.",
+    "Whoever arrives first lights the fire, and whoever leaves last sweeps the floor and closes the door. "
+    "On feast days there is a sweet loaf with raisins for each of the children who helped to carry wood.",
     "The railway was built in three years by workers who came from the valleys on the other side. "
-    "Two of its bridges are still the originals, while the third was replaced after the flood of one spring.",
+    "Two of its bridges are still the originals, while the third was replaced after the flood of one spring. "
+    "Trains still stop at every village on the way, if somebody on the platform raises a hand in time.",
 ]
 PASSAGE = (
     "A passage of an evaluation file that has a good many more words than the thirteen which have to agree."
