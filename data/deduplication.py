@@ -48,7 +48,7 @@ _ROW_MASK = np.uint64((1 << 32) - 1)
 _BAND_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 # Where a dropped document is, and where the kept one is that it is like.
-_DUPLICATE = np.dtype(
+DUPLICATE = np.dtype(
     [("part", "<u4"), ("row", "<u4"), ("kept_part", "<u4"), ("kept_row", "<u4"), ("near", "?")]
 )
 
@@ -143,7 +143,7 @@ def _read_descriptions(path: str | Path) -> Iterator[np.ndarray]:
 def find_duplicates(
     result_path: str | Path, description_paths: Sequence[str | Path], exact: bool, near: bool
 ) -> dict[str, int]:
-    """Decide which documents are dropped, and write that to a .npy file that `duplicates_of_part` reads.
+    """Decide which documents are dropped, and write that to a .npy file that `load_duplicates` reads.
 
     Meanwhile it takes 64 bytes a document on disk beside the result, and 512 for each that shares a band.
 
@@ -168,7 +168,7 @@ def find_duplicates(
         if near:
             kept = _first_alike(description_paths, scratch, kept)
         dropped = np.flatnonzero(kept != np.arange(len(kept)))
-        duplicates = np.zeros(len(dropped), _DUPLICATE)
+        duplicates = np.zeros(len(dropped), DUPLICATE)
         begins = np.cumsum([0, *sizes])
         for rows, part, row in ((dropped, "part", "row"), (kept[dropped], "kept_part", "kept_row")):
             duplicates[part] = parts = np.searchsorted(begins, rows, side="right") - 1
@@ -191,14 +191,9 @@ def find_duplicates(
     }
 
 
-def duplicates_of_part(path: str | Path, part: int) -> dict[int, tuple[str, int, int]]:
-    """The rows of a part that are dropped: the reason, and part and row of the document that is kept."""
-    duplicates = np.load(path, mmap_mode="r", allow_pickle=False)
-    begin, end = np.searchsorted(duplicates["part"], [part, part + 1])
-    return {
-        row: ("near_duplicates" if near else "duplicates", kept_part, kept_row)
-        for _, row, kept_part, kept_row, near in duplicates[begin:end].tolist()
-    }
+def load_duplicates(path: str | Path) -> np.ndarray:
+    """The documents that are dropped, `DUPLICATE` [dropped] in the order of the documents, memory-mapped."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _band_path(scratch: Path, band: int) -> Path:

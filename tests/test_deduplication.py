@@ -14,8 +14,8 @@ from data import deduplication, word_ngrams
 from data.deduplication import (
     describe,
     describe_part,
-    duplicates_of_part,
     find_duplicates,
+    load_duplicates,
     write_descriptions,
 )
 from data.documents import DocumentFile, TextDocument
@@ -59,6 +59,15 @@ def decide(folder: Path, parts: list[list[str]], exact: bool = True, near: bool 
     paths = write_parts(folder, parts, near)
     find_duplicates(folder / "duplicates.npy", paths, exact, near)
     return [duplicates_of_part(folder / "duplicates.npy", number) for number in range(len(parts))]
+
+
+def duplicates_of_part(path: Path, part: int) -> dict[int, tuple[str, int, int]]:
+    """The rows of a part that are dropped: the reason, and part and row of the document that is kept."""
+    return {
+        row: ("near_duplicates" if near else "duplicates", kept_part, kept_row)
+        for of_part, row, kept_part, kept_row, near in load_duplicates(path).tolist()
+        if of_part == part
+    }
 
 
 # --------------------------------------------------------------------------------------------- descriptions
