@@ -16,6 +16,7 @@ time; bands and signatures lie on disk meanwhile.
 
 import contextlib
 import hashlib
+import io
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 from rensa import RMinHash
 
 import files
+import tfrecords
 from data.documents import TextDocument, read_documents
 from data.word_ngrams import WordHasher, hash_ngrams
 
@@ -91,7 +93,10 @@ def write_descriptions(path: str | Path, documents: Iterable[TextDocument], near
     try:
         with open(temporary, "wb") as stream:
             for block in describe(documents, near):
-                np.save(stream, block, allow_pickle=False)
+                # Not by NumPy into the file itself: it does not say that a disk is full.
+                content = io.BytesIO()
+                np.save(content, block, allow_pickle=False)
+                stream.write(content.getbuffer())
                 count += len(block)
         files.publish(temporary, path)
     finally:
@@ -176,13 +181,7 @@ def find_duplicates(
         duplicates["near"] = ~is_equal[dropped]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    temporary = files.temporary_path(result_path)
-    try:
-        with open(temporary, "wb") as stream:
-            np.save(stream, duplicates, allow_pickle=False)
-        files.publish(temporary, result_path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    tfrecords.write_array(result_path, duplicates)
     near_count = int(duplicates["near"].sum())
     return {
         "documents": len(kept),
@@ -211,7 +210,7 @@ def _gather(paths: Sequence[str | Path], scratch: Path, near: bool) -> tuple[np.
                 texts.append(block["text"].copy())
                 sizes[-1] += len(block)
                 for stream, keys in zip(bands, _band_keys(block["signature"]) if near else (), strict=True):
-                    keys.tofile(stream)
+                    stream.write(keys)
     return np.concatenate(texts), sizes
 
 
@@ -341,7 +340,7 @@ class _Signatures:
         path, begin = scratch / "signatures", 0
         with open(path, "wb") as stream:
             for block in (block for path in paths for block in _read_descriptions(path)):
-                block["signature"][wanted[begin : begin + len(block)]].tofile(stream)
+                stream.write(block["signature"][wanted[begin : begin + len(block)]])
                 begin += len(block)
         self._signatures = np.zeros((0, SIGNATURE_SLOTS), np.uint32)
         if wanted.any():

@@ -119,12 +119,7 @@ def format_text(
             step_folder.require_unchanged(sources, folder)
             manifest = _manifest(ledger, formatting, units, folder, set_aside)
             step_folder.finish(folder, manifest)
-            dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items())
-            print(
-                f"{folder}: {manifest['documents']:,} documents, {manifest['bytes'] / 1e6:,.1f} MB of text"
-                f"{'; left out ' * bool(dropped)}{dropped}",
-                flush=True,
-            )
+            print(f"{folder}: {_summary(manifest)}", flush=True)
         else:
             step_folder.require_results(folder, {p["name"]: p["stored_bytes"] for p in manifest["parts"]})
             print(f"{folder}: complete already, nothing to do", flush=True)
@@ -245,3 +240,16 @@ def _manifest(
         "set_aside": set_aside,
         "parts": parts,
     }
+
+
+def _summary(manifest: dict) -> str:
+    words = f"{manifest['documents']:,} documents, {manifest['bytes'] / 1e6:,.1f} MB of text"
+    if manifest["dropped"]:
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items())
+        words += f"; left out {dropped}"
+    if skipped := manifest["skipped_sources"]:
+        words += (
+            f"; not read {skipped[0]['name']} ({skipped[0]['reason']}), {len(skipped):,} in all, which "
+            f"{step_folder.MANIFEST_NAME} names"
+        )
+    return words

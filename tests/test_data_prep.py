@@ -354,7 +354,8 @@ def test_latin_1_files_are_counted_and_skipped_by_name(tmp_path):
     write_texts(tmp_path / "texts", 1, 3)
     (tmp_path / "texts/latin.txt").write_bytes("Caf\xe9 au lait.\n".encode("latin-1"))
     preparation = Preparation(tmp_path / "working")
-    preparation.run("text_formatting", "text", input_files=tmp_path / "texts")
+    output = preparation.run("text_formatting", "text", input_files=tmp_path / "texts")
+    assert "latin.txt (not UTF-8), 1 in all" in output
     manifest = files.read_json(preparation.formatted("text") / "manifest.json")
     assert manifest["documents"] == 3
     (skipped,) = manifest["skipped_sources"]

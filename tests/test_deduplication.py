@@ -1,6 +1,8 @@
 """Of documents that say the same the first is kept, over all parts; judged by sets and by all pairs."""
 
+import errno
 import itertools
+import os
 import random
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import files
 from data import deduplication, word_ngrams
 from data.deduplication import (
     describe,
@@ -151,6 +154,14 @@ def test_descriptions_are_whole_or_absent(tmp_path):
     with pytest.raises(OSError, match="gone"):
         write_descriptions(tmp_path / "part.npy", failing(), near=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_from_other_failures(tmp_path):
+    """The step that is run stops at it, rather than trying again."""
+    os.symlink("/dev/full", files.temporary_path(tmp_path / "part.npy"))
+    with pytest.raises(OSError) as error:
+        write_descriptions(tmp_path / "part.npy", [TextDocument("", "One, two, three.")], near=True)
+    assert error.value.errno == errno.ENOSPC
 
 
 # ----------------------------------------------------------------------------------------- exact duplicates
