@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass
 from command_line import option, require
 
 ACTIONS = ("download", "text_formatting", "sharding", "create_tfrecord_files")
+LEAST_MEMORY_GB = 0.3
 
 
 @dataclass
@@ -94,8 +95,14 @@ class PreparationConfig:
         for name in ("n_training_shards", "n_test_shards"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
-        for name in ("n_processes", "max_memory_gb", "tolerate"):
+        for name in ("n_processes", "tolerate"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(
+            self.max_memory_gb == 0 or self.max_memory_gb >= LEAST_MEMORY_GB,
+            "max_memory_gb",
+            self.max_memory_gb,
+            f"must be 0 or at least {LEAST_MEMORY_GB}, for what a process needs before it begins",
+        )
         require(
             0.0 <= self.fraction_test_set < 1.0,
             "fraction_test_set",

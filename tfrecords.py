@@ -324,7 +324,7 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
     """Write a .npy file atomically."""
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
-    files.write_bytes(path, content.getvalue())
+    files.write_bytes(path, content.getbuffer())
 
 
 def read_manifest(folder: str | Path) -> dict | None:

@@ -75,14 +75,14 @@ def _format(config: PreparationConfig, working: Path, backend: Backend) -> None:
         raise UsageError(f"--input_files: --dataset {config.dataset} is {' and '.join(datasets)}: name one")
     for dataset in datasets:
         if config.input_files:
-            inputs = _names(config.input_files)
+            inputs = _paths(config.input_files)
         elif dataset == _OWN:
             raise UsageError(f"--dataset {dataset}: --input_files says which files and folders")
         else:
             inputs = (str(dataset_downloads.folder_of(dataset, working)),)
             if not Path(inputs[0]).is_dir():
                 raise UsageError(f"{inputs[0]}: no such folder; run --action download, or give --input_files")
-        against = _names(config.decontaminate_against or "")
+        against = _paths(config.decontaminate_against or "")
         by_file = dataset in ("bookscorpus", "openwebtext") or not config.blanks_separate_docs
         formatting = Formatting(
             dataset=dataset,
@@ -94,6 +94,7 @@ def _format(config: PreparationConfig, working: Path, backend: Backend) -> None:
             clean=cleaning.parse_switches(config.clean, bool(against)) - _GLOBAL,
             language=config.language,
             decontaminate_against=against,
+            leave_out=_results(config, working),
         )
         format_text(inputs, formatting, _formatted(working, dataset), backend, config.tolerate)
 
@@ -131,8 +132,26 @@ def _create_tfrecords(config: PreparationConfig, working: Path, backend: Backend
     )
 
 
-def _names(list_of_files: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in list_of_files.split(",") if part.strip())
+def _paths(list_of_files: str) -> tuple[str, ...]:
+    """The paths of a list with commas; one that has commas itself is told by its being there."""
+    words = list_of_files.split(",")
+    paths = []
+    while words:
+        for count in range(len(words), 0, -1):
+            path = ",".join(words[:count])
+            path = path if os.path.lexists(path) else path.strip()
+            if count == 1 or os.path.lexists(path):
+                break
+        paths.append(path)
+        words = words[count:]
+    return tuple(filter(None, paths))
+
+
+def _results(config: PreparationConfig, working: Path) -> tuple[str, ...]:
+    """What is no text of the user's, though it may lie in a folder that --input_files names."""
+    folders = [_formatted(working, config.dataset).parent]
+    folders += [path for pattern in ("sharded_*", "tfrecord_*") for path in sorted(working.glob(pattern))]
+    return tuple(map(str, (*folders, config.vocab_file or working / "vocab.txt")))
 
 
 def _formatted(working: Path, dataset: str) -> Path:

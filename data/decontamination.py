@@ -5,13 +5,12 @@ shares one with an evaluation passage is dropped whole. Words are compared apart
 white space.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-import files
+import tfrecords
 from command_line import UsageError
 from data.word_ngrams import WordHasher, hash_ngrams
 from squad_data import iterate_contexts
@@ -60,9 +59,7 @@ def build_evaluation_index(result_path: str | Path, paths: Sequence[str | Path])
         tables.append(np.zeros(len(distinct), _DTYPE))
         tables[-1]["words"], tables[-1]["ngram"] = size, distinct
     index = np.concatenate(tables)
-    stream = io.BytesIO()
-    np.save(stream, index, allow_pickle=False)
-    files.write_bytes(result_path, stream.getvalue())
+    tfrecords.write_array(result_path, index)
     return {"passages": passages, "too_short": too_short, "ngrams": len(index)}
 
 

@@ -16,6 +16,7 @@ time; bands and signatures lie on disk meanwhile.
 
 import contextlib
 import hashlib
+import io
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 from rensa import RMinHash
 
 import files
+import tfrecords
 from data.documents import TextDocument, read_documents
 from data.word_ngrams import WordHasher, hash_ngrams
 
@@ -48,7 +50,7 @@ _ROW_MASK = np.uint64((1 << 32) - 1)
 _BAND_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 # Where a dropped document is, and where the kept one is that it is like.
-_DUPLICATE = np.dtype(
+DUPLICATE = np.dtype(
     [("part", "<u4"), ("row", "<u4"), ("kept_part", "<u4"), ("kept_row", "<u4"), ("near", "?")]
 )
 
@@ -91,7 +93,10 @@ def write_descriptions(path: str | Path, documents: Iterable[TextDocument], near
     try:
         with open(temporary, "wb") as stream:
             for block in describe(documents, near):
-                np.save(stream, block, allow_pickle=False)
+                # Not by NumPy into the file itself: it does not say that a disk is full.
+                content = io.BytesIO()
+                np.save(content, block, allow_pickle=False)
+                stream.write(content.getbuffer())
                 count += len(block)
         files.publish(temporary, path)
     finally:
@@ -143,7 +148,7 @@ def _read_descriptions(path: str | Path) -> Iterator[np.ndarray]:
 def find_duplicates(
     result_path: str | Path, description_paths: Sequence[str | Path], exact: bool, near: bool
 ) -> dict[str, int]:
-    """Decide which documents are dropped, and write that to a .npy file that `duplicates_of_part` reads.
+    """Decide which documents are dropped, and write that to a .npy file that `load_duplicates` reads.
 
     Meanwhile it takes 64 bytes a document on disk beside the result, and 512 for each that shares a band.
 
@@ -168,7 +173,7 @@ def find_duplicates(
         if near:
             kept = _first_alike(description_paths, scratch, kept)
         dropped = np.flatnonzero(kept != np.arange(len(kept)))
-        duplicates = np.zeros(len(dropped), _DUPLICATE)
+        duplicates = np.zeros(len(dropped), DUPLICATE)
         begins = np.cumsum([0, *sizes])
         for rows, part, row in ((dropped, "part", "row"), (kept[dropped], "kept_part", "kept_row")):
             duplicates[part] = parts = np.searchsorted(begins, rows, side="right") - 1
@@ -176,13 +181,7 @@ def find_duplicates(
         duplicates["near"] = ~is_equal[dropped]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    temporary = files.temporary_path(result_path)
-    try:
-        with open(temporary, "wb") as stream:
-            np.save(stream, duplicates, allow_pickle=False)
-        files.publish(temporary, result_path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    tfrecords.write_array(result_path, duplicates)
     near_count = int(duplicates["near"].sum())
     return {
         "documents": len(kept),
@@ -191,14 +190,9 @@ def find_duplicates(
     }
 
 
-def duplicates_of_part(path: str | Path, part: int) -> dict[int, tuple[str, int, int]]:
-    """The rows of a part that are dropped: the reason, and part and row of the document that is kept."""
-    duplicates = np.load(path, mmap_mode="r", allow_pickle=False)
-    begin, end = np.searchsorted(duplicates["part"], [part, part + 1])
-    return {
-        row: ("near_duplicates" if near else "duplicates", kept_part, kept_row)
-        for _, row, kept_part, kept_row, near in duplicates[begin:end].tolist()
-    }
+def load_duplicates(path: str | Path) -> np.ndarray:
+    """The documents that are dropped, `DUPLICATE` [dropped] in the order of the documents, memory-mapped."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _band_path(scratch: Path, band: int) -> Path:
@@ -216,7 +210,7 @@ def _gather(paths: Sequence[str | Path], scratch: Path, near: bool) -> tuple[np.
                 texts.append(block["text"].copy())
                 sizes[-1] += len(block)
                 for stream, keys in zip(bands, _band_keys(block["signature"]) if near else (), strict=True):
-                    keys.tofile(stream)
+                    stream.write(keys)
     return np.concatenate(texts), sizes
 
 
@@ -346,7 +340,7 @@ class _Signatures:
         path, begin = scratch / "signatures", 0
         with open(path, "wb") as stream:
             for block in (block for path in paths for block in _read_descriptions(path)):
-                block["signature"][wanted[begin : begin + len(block)]].tofile(stream)
+                stream.write(block["signature"][wanted[begin : begin + len(block)]])
                 begin += len(block)
         self._signatures = np.zeros((0, SIGNATURE_SLOTS), np.uint32)
         if wanted.any():

@@ -6,8 +6,9 @@ of the training or of the test shards by a draw from its text and the seed, so t
 both sides.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+import bisect
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,15 +23,19 @@ from data.documents import read_documents
 from data.executors import Backend
 from data.sentences import split_sentences
 from data.text_formatting import load_index
-from data.units import UNITS_FOLDER, Unit, read_records, run_units
+from data.units import UNITS_FOLDER, Unit, read_records, run_units, weight_left
 from keyed_random import derive_key, draw_uniforms
 
-# Each shard reads its part of the documents from the beginning, so that many tiny ones would take long.
+# Each shard begins to read at a frame of a megabyte, so that many tiny ones would take long.
 _SMALLEST_SHARD_BYTES = 250_000
 _DROPPED = -1
 _SIDES = ("train", "test")
 _FILE_WORDS = {"train": "training", "test": "test"}
 _GROWTH = 1.1
+# The numbers of all documents that are kept, int64, shard by shard, ascending in each.
+_ORDER_NAME = "order.npy"
+# On disk meanwhile, for a document, where documents are looked for that come twice.
+_DESCRIPTION_BYTES = 600
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,18 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Piece:
-    """A file of documents, and the array that says which shard each of them belongs to."""
+    """Those documents of a file that belong to one shard.
+
+    Attributes:
+        documents: the file.
+        first: number of its first document among those of all files.
+        begin, end: where in the order of all documents (`_ORDER_NAME`) the piece's are.
+    """
 
     documents: str
-    assignment: str
+    first: int
+    begin: int
+    end: int
 
 
 def shard_text(
@@ -94,27 +107,31 @@ def shard_text(
         }
         manifest = step_folder.begin(folder, ledger)
         if manifest is None:
-            size = sum(manifest["bytes"] for manifest in formatted)
-            disk_space.require(folder, int(_GROWTH * size), "the sharded text")
             dropped = _find_duplicates(parts, sharding, folder, backend)
             units = _plan_shards(parts, dropped, sharding, folder)
+            disk_space.require(folder, int(_GROWTH * weight_left(units, folder)), "the sharded text")
             set_aside = run_units(units, write_shard, folder, backend, "documents to shards", scale=True)
             manifest = _manifest(ledger, formatted, units, dropped, folder, set_aside)
             step_folder.finish(folder, manifest)
             print(f"{folder}: {_summary(manifest)}", flush=True)
         else:
+            step_folder.require_results(folder, {s["name"]: s["bytes"] for s in manifest["shards"]})
             print(f"{folder}: complete already, nothing to do", flush=True)
     step_folder.judge(folder, manifest, tolerate)
     return manifest
 
 
-def write_shard(path: Path, pieces: Sequence[Piece], number: int, segmentation_method: str) -> dict:
-    """In a worker: the documents of one shard, out of the files that hold them."""
+def write_shard(path: Path, pieces: Sequence[Piece], order: str, segmentation_method: str) -> dict:
+    """In a worker: the documents of one shard, out of the files that hold them.
+
+    Raises:
+        ValueError: a file holds fewer documents than its index says.
+    """
     documents = lines = 0
     temporary = files.temporary_path(path)
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as target:
-            for text in _texts(pieces, number):
+            for text in _texts(pieces, order):
                 target.write("\n" * (documents > 0))
                 for paragraph in text.split("\n"):
                     sentences = [paragraph] if segmentation_method == "lines" else split_sentences(paragraph)
@@ -132,37 +149,42 @@ def write_shard(path: Path, pieces: Sequence[Piece], number: int, segmentation_m
     }
 
 
-def _texts(pieces: Sequence[Piece], number: int):
+def _texts(pieces: Sequence[Piece], order: str) -> Iterator[str]:
+    numbers = np.load(order, mmap_mode="r", allow_pickle=False)
     for piece in pieces:
-        assignment = np.load(piece.assignment, mmap_mode="r", allow_pickle=False)
-        wanted = np.flatnonzero(assignment == number)
-        rows = set(wanted.tolist())
-        for row, document in enumerate(read_documents(piece.documents)):
-            if row in rows:
-                yield document.text
-            if row == wanted[-1]:
-                break
+        rows = numbers[piece.begin : piece.end] - piece.first
+        frames = load_index(Path(piece.documents))["frame"]
+        # bisect looks at a few entries, where NumPy would first copy the field of all documents.
+        frame = int(frames[rows[0]])
+        documents = enumerate(read_documents(piece.documents, frame), bisect.bisect_left(frames, frame))
+        for row in rows:
+            text = next((document.text for number, document in documents if number == row), None)
+            if text is None:
+                raise ValueError(f"{piece.documents} ends before document {row}")
+            yield text
 
 
 def _read_formatted(path: Path) -> dict:
     manifest_path = path / step_folder.MANIFEST_NAME
     if not manifest_path.exists():
         raise UsageError(f"{path}: holds no formatted text; run --action text_formatting first")
-    return files.read_json(manifest_path)
+    manifest = files.read_json(manifest_path)
+    step_folder.require_results(path, {part["name"]: part["stored_bytes"] for part in manifest["parts"]})
+    return manifest
 
 
-def _find_duplicates(
-    parts: Sequence[Path], sharding: Sharding, folder: Path, backend: Backend
-) -> list[dict[int, str]]:
-    """Of each part, the rows to drop, and the reason."""
+def _find_duplicates(parts: Sequence[Path], sharding: Sharding, folder: Path, backend: Backend) -> np.ndarray:
+    """The documents to drop, as deduplication.py has them."""
     if not sharding.duplicates:
-        return [{} for _ in parts]
+        return np.zeros(0, deduplication.DUPLICATE)
     work = folder / UNITS_FOLDER / "descriptions"
+    documents = sum(len(load_index(part)) for part in parts)
     near = "near_duplicates" in sharding.duplicates
     units = [
         Unit(f"{number:06d}", f"{number:06d}.npy", (str(part.resolve()), near))
         for number, part in enumerate(parts)
     ]
+    disk_space.require(folder, _DESCRIPTION_BYTES * documents, "the descriptions of documents")
     for name, error in run_units(units, deduplication.describe_part, work, backend, "descriptions").items():
         raise UsageError(f"{parts[int(name)]}: cannot be read ({error}); format the text anew")
     result = work.with_name("duplicates.npy")
@@ -171,23 +193,17 @@ def _find_duplicates(
         deduplication.find_duplicates(
             result, [work / unit.result for unit in units], "duplicates" in sharding.duplicates, near
         )
-    return [
-        {row: reason for row, (reason, *_) in deduplication.duplicates_of_part(result, number).items()}
-        for number in range(len(parts))
-    ]
+    return deduplication.load_duplicates(result)
 
 
-def _plan_shards(
-    parts: Sequence[Path], dropped: Sequence[dict[int, str]], sharding: Sharding, folder: Path
-) -> list[Unit]:
+def _plan_shards(parts: Sequence[Path], dropped: np.ndarray, sharding: Sharding, folder: Path) -> list[Unit]:
     """Divide the documents, in order, into shards of about the same number of bytes."""
     indexes = [load_index(part) for part in parts]
     sizes = np.concatenate([index["bytes"] for index in indexes]).astype(np.int64)
     keys = np.concatenate([index["key"] for index in indexes])
     starts = np.cumsum([0, *map(len, indexes)])
     is_kept = np.ones(len(sizes), bool)
-    for start, rows in zip(starts, dropped, strict=False):
-        is_kept[start + np.fromiter(rows, np.int64, len(rows))] = False
+    is_kept[starts[dropped["part"]] + dropped["row"]] = False
     is_test = draw_uniforms(keys ^ np.uint64(derive_key(sharding.random_seed, "test set")), 0)
     is_test = is_test < sharding.fraction_test_set
     assignment = np.full(len(sizes), _DROPPED, np.int64)
@@ -220,35 +236,46 @@ def _shard_units(
     sharding: Sharding,
     folder: Path,
 ) -> list[Unit]:
-    work = folder.resolve() / UNITS_FOLDER
-    pieces: dict[int, list[Piece]] = defaultdict(list)
-    for number, part in enumerate(parts):
-        of_part = assignment[starts[number] : starts[number + 1]]
-        path = work / f"assignment-{number:06d}.npy"
-        tfrecords.write_array(path, of_part)
-        for shard in np.unique(of_part[of_part != _DROPPED]).tolist():
-            pieces[shard].append(Piece(str(part.resolve()), str(path)))
-    weights = np.bincount(assignment[assignment != _DROPPED], weights=sizes[assignment != _DROPPED])
+    paths = [str(part.resolve()) for part in parts]
+    order = np.argsort(assignment, kind="stable")[np.count_nonzero(assignment == _DROPPED) :]
+    order_path = folder.resolve() / UNITS_FOLDER / _ORDER_NAME
+    tfrecords.write_array(order_path, order)
+    ends = np.cumsum(np.bincount(assignment[order]))
     units = []
     for side in _SIDES:
         for number in range(counts[side]):
-            shard = len(units)
+            end = int(ends[len(units)])
+            begin = int(ends[len(units) - 1]) if units else 0
+            pieces = _pieces(paths, starts, order[begin:end], begin)
             name = f"{sharding.dataset}_{_FILE_WORDS[side]}_{number}"
-            arguments = (tuple(pieces[shard]), shard, sharding.segmentation_method)
-            units.append(Unit(name, f"{side}/{name}.txt", arguments, int(weights[shard])))
+            arguments = (pieces, str(order_path), sharding.segmentation_method)
+            units.append(Unit(name, f"{side}/{name}.txt", arguments, int(sizes[order[begin:end]].sum())))
     return units
+
+
+def _pieces(paths: Sequence[str], starts: np.ndarray, documents: np.ndarray, begin: int) -> tuple[Piece, ...]:
+    """The pieces of a shard, of ascending numbers of documents that begin at `begin` in the order of all."""
+    first, last = np.searchsorted(starts, documents[[0, -1]], side="right") - 1
+    borders = begin + np.searchsorted(documents, starts[first : last + 2])
+    return tuple(
+        Piece(paths[part], int(starts[part]), int(start), int(end))
+        for part, start, end in zip(range(first, last + 1), borders[:-1], borders[1:], strict=True)
+        if start < end
+    )
 
 
 def _manifest(
     ledger: dict,
     formatted: Sequence[dict],
     units: Sequence[Unit],
-    dropped: Sequence[dict[int, str]],
+    dropped: np.ndarray,
     folder: Path,
     set_aside: dict[str, str],
 ) -> dict:
     changed: Counter[str] = Counter()
-    reasons: Counter[str] = Counter(reason for rows in dropped for reason in rows.values())
+    near = int(np.count_nonzero(dropped["near"]))
+    # Added, so that a reason without a document is none.
+    reasons = Counter() + Counter(duplicates=len(dropped) - near, near_duplicates=near)
     for manifest in formatted:
         reasons.update(manifest["dropped"])
         changed.update(manifest["changed"])

@@ -6,7 +6,7 @@ the same and what there is. A folder of other settings or sources is refused by 
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,14 +40,16 @@ def held(folder: Path, place: str | None = None) -> Iterator[None]:
         place: the folder's name in messages; its path if None.
 
     Raises:
-        UsageError: another run holds it, or it cannot be made.
+        UsageError: another run holds it, or it cannot be made or written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with files.lock_folder(folder):
-            yield
-    except BlockingIOError as error:
-        raise UsageError(f"{place or folder}: {error}") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(files.lock_folder(folder))
+        except OSError as error:
+            # One that is in use says so in its own words.
+            raise UsageError(f"{place or folder}: {error.strerror or error}") from None
+        yield
 
 
 def begin(folder: Path, ledger: dict) -> dict | None:
@@ -56,19 +58,47 @@ def begin(folder: Path, ledger: dict) -> dict | None:
     Raises:
         UsageError: the folder holds the results of other settings or sources.
     """
+    units_folder, manifest_path = folder / UNITS_FOLDER, folder / MANIFEST_NAME
     files.remove_leftovers(folder)
-    manifest_path, ledger_path = folder / MANIFEST_NAME, folder / UNITS_FOLDER / _LEDGER_NAME
     if manifest_path.exists():
         manifest = files.read_json(manifest_path)
         check_same(str(folder), manifest, ledger)
         if not manifest["set_aside"]:
+            # A run that was killed at its very end did not come to this.
+            files.remove_folder(units_folder)
             return manifest
-    if ledger_path.exists():
+    ledger_path = units_folder / _LEDGER_NAME
+    if not _has_results(folder):
+        # A run that met a user's mistake before anything was done does not bind the next one.
+        files.remove_folder(units_folder)
+    elif ledger_path.exists():
         check_same(str(folder), files.read_json(ledger_path), ledger)
         print(f"{folder}: going on where an earlier run was stopped", flush=True)
-    ledger_path.parent.mkdir(exist_ok=True)
+    else:
+        raise UsageError(f"{folder}: holds files of which nothing tells what they are; {_MIXED}")
+    units_folder.mkdir(exist_ok=True)
+    files.remove_leftovers(units_folder)
     files.write_json(ledger_path, ledger)
     return None
+
+
+def _has_results(folder: Path) -> bool:
+    """Whether there are results, or records of what is done already."""
+    results = (path for entry in folder.glob("[!.]*") for path in (entry, *entry.rglob("*")))
+    records = (path for path in (folder / UNITS_FOLDER).rglob("*.json") if path.name != _LEDGER_NAME)
+    return any(path.is_file() for path in results) or any(records)
+
+
+def require_results(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Stop where a result that a manifest names is not there as it was written, by its size in bytes.
+
+    Raises:
+        UsageError: names the first.
+    """
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != size:
+            raise UsageError(f"{path}: is gone or changed; delete {folder} to have all of it made again")
 
 
 def check_same(place: str, recorded: dict, ledger: dict) -> None:
@@ -122,6 +152,7 @@ def identify(sources: Sequence[SourceFile], folder: Path, backend: Backend) -> l
 
     Raises:
         UsageError: a source cannot be read.
+        WorkerDied: a process that hashes.
     """
     path = folder / _SOURCES_NAME
     known = {}
@@ -133,13 +164,28 @@ def identify(sources: Sequence[SourceFile], folder: Path, backend: Backend) -> l
         with backend.open(folder) as pool:
             hashes = pool.map(files.sha256_of_file, [source.path for source in fresh])
             hashes = tqdm(hashes, total=len(fresh), desc="checksums", unit="file", disable=None)
-            for source, sha256 in zip(fresh, hashes, strict=True):
-                known[source.name] = {"stamp": stamps[source.name], "sha256": sha256}
+            try:
+                for source, sha256 in zip(fresh, hashes, strict=True):
+                    known[source.name] = {"stamp": stamps[source.name], "sha256": sha256}
+            except OSError as error:
+                raise UsageError(f"{error.filename}: {error.strerror}") from None
         files.write_json(path, known)
     return [
         {"name": source.name, "bytes": stamps[source.name][0], "sha256": known[source.name]["sha256"]}
         for source in sources
     ]
+
+
+def require_unchanged(sources: Sequence[SourceFile], folder: Path) -> None:
+    """Stop where a source is another one than `identify` found, as it may have changed while it was read.
+
+    Raises:
+        UsageError: names the first.
+    """
+    known = files.read_json(folder / _SOURCES_NAME)
+    for source in sources:
+        if _stamp(source) != known[source.name]["stamp"]:
+            raise UsageError(f"{source.path}: has changed while it was read; delete {folder} and begin again")
 
 
 def _stamp(source: SourceFile) -> list[int]:

@@ -2,10 +2,11 @@
 
 Each part of a source becomes a file of documents, `formatted_one_article_per_line/<dataset>/<part>.jsonl.zst`
 (documents.py), cleaned as asked, with an array beside it that tells of each document a key, which follows
-from its text alone, and the bytes of its text. How sources are read and texts are cleaned is for their own
-modules.
+from its text alone, the bytes of its text, and where in the file its frame begins. How sources are read and
+texts are cleaned is for their own modules.
 """
 
+import array
 import functools
 import hashlib
 import os
@@ -19,13 +20,15 @@ import numpy as np
 import disk_space
 import files
 import tfrecords
+from command_line import UsageError
+from corpus_files import printable
 from data import cleaning, decontamination, step_folder, text_sources, wikipedia_extraction
 from data.documents import SUFFIX, DocumentFile, Tally
 from data.executors import Backend
 from data.step_folder import SourceFile
-from data.units import UNITS_FOLDER, Unit, read_records, run_units
+from data.units import UNITS_FOLDER, Unit, read_records, run_units, weight_left
 
-INDEX_TYPE = np.dtype([("key", "<u8"), ("bytes", "<u8")])
+INDEX_TYPE = np.dtype([("key", "<u8"), ("bytes", "<u8"), ("frame", "<u8")])
 READERS = {"wikipedia": wikipedia_extraction, "text": text_sources}
 _EVALUATION_NAME = "evaluation.npy"
 # Bytes of documents for a byte of a source, which may be compressed, and for one that is plain text.
@@ -46,6 +49,7 @@ class Formatting:
         clean: names of the cleaners (cleaning.py).
         language: what the cleaner `language` keeps.
         decontaminate_against: files with which no document may share text.
+        leave_out: files and folders that are no sources though they may lie in an input.
     """
 
     dataset: str
@@ -57,17 +61,22 @@ class Formatting:
     clean: frozenset[str] = frozenset()
     language: str = "en"
     decontaminate_against: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
 
     def settings(self) -> dict:
-        """All of it that decides on the documents, as it goes into the manifest."""
+        """All of it that decides on the documents, as it goes into the manifest.
+
+        Raises:
+            UsageError: an evaluation file cannot be read.
+        """
         settings = {"dataset": self.dataset, "clean": sorted(self.clean)}
         if "language" in self.clean:
             settings["language"] = self.language
-        if self.decontaminate_against:
-            settings["decontaminate_against"] = [
-                {"name": os.path.basename(path), "sha256": files.sha256_of_file(path)}
-                for path in self.decontaminate_against
-            ]
+        for source in _named(self.decontaminate_against) if self.decontaminate_against else ():
+            try:
+                settings[f"evaluation file {source.name}"] = files.sha256_of_file(source.path)
+            except OSError as error:
+                raise UsageError(f"--{decontamination.FLAG} {source.path}: {error.strerror}") from None
         if self.reader == "text":
             settings |= {
                 "text_column": self.text_column,
@@ -87,29 +96,32 @@ def format_text(
         RunFailure: more is damaged than is tolerated; all else is done.
     """
     reader = READERS[formatting.reader]
+    settings = formatting.settings()
     with step_folder.held(folder):
         parts = reader.plan(inputs, **_reader_settings(formatting))
         paths = list(dict.fromkeys(path for part in parts for path in reader.source_paths(part)))
-        sources = step_folder.identify(_named(paths), folder, backend)
-        ledger = {"step": "text_formatting", "settings": formatting.settings(), "sources": sources}
+        sources = _named(paths)
+        ledger = {
+            "step": "text_formatting",
+            "settings": settings,
+            "sources": step_folder.identify(sources, folder, backend),
+        }
         manifest = step_folder.begin(folder, ledger)
         if manifest is None:
             evaluation = _save_evaluation(formatting, folder)
-            disk_space.require(folder, _estimate(paths), "the formatted text")
             units = [
                 Unit(part.name, f"{part.name}{SUFFIX}", (part, formatting, evaluation), part.stored_bytes)
                 for part in parts
             ]
+            left = weight_left(units, folder) / max(1, sum(unit.weight for unit in units))
+            disk_space.require(folder, int(left * _estimate(paths)), "the formatted text")
             set_aside = run_units(units, format_part, folder, backend, "text to documents", scale=True)
+            step_folder.require_unchanged(sources, folder)
             manifest = _manifest(ledger, formatting, units, folder, set_aside)
             step_folder.finish(folder, manifest)
-            dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items())
-            print(
-                f"{folder}: {manifest['documents']:,} documents, {manifest['bytes'] / 1e6:,.1f} MB of text"
-                f"{'; left out ' * bool(dropped)}{dropped}",
-                flush=True,
-            )
+            print(f"{folder}: {_summary(manifest)}", flush=True)
         else:
+            step_folder.require_results(folder, {p["name"]: p["stored_bytes"] for p in manifest["parts"]})
             print(f"{folder}: complete already, nothing to do", flush=True)
     step_folder.judge(folder, manifest, tolerate)
     return manifest
@@ -127,18 +139,19 @@ def load_index(part: Path) -> np.ndarray:
 
 def format_part(path: Path, part, formatting: Formatting, evaluation: str | None) -> dict:
     """In a worker: the documents of one part; returns what became of them."""
-    tally, entries = Tally(), []
+    # Three numbers a document, as in the index: an archive of millions is one part.
+    tally, entries = Tally(), array.array("Q")
     cleaner = _cleaner(formatting.clean, formatting.language, evaluation)
     with DocumentFile(path) as target:
         for document in READERS[formatting.reader].read(part, tally):
             document = cleaner.clean(document, tally)
             if document is None:
                 continue
-            target.write(document)
+            frame = target.write(document)
             text = document.text.encode("utf-8")
             key = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-            entries.append((key, len(text)))
-    tfrecords.write_array(index_path(path), np.array(entries, INDEX_TYPE))
+            entries.extend((key, len(text), frame))
+    tfrecords.write_array(index_path(path), np.array(entries, "<u8").view(INDEX_TYPE))
     return {
         "documents": target.documents,
         "bytes": target.bytes,
@@ -165,13 +178,14 @@ def _reader_settings(formatting: Formatting) -> dict:
         "text_column": formatting.text_column,
         "documents": formatting.documents,
         "strict": formatting.strict,
+        "leave_out": formatting.leave_out,
     }
 
 
 def _named(paths: Sequence[str]) -> list[SourceFile]:
     """Sources by names relative to the folder that all are in, so that they stay the same when it moves."""
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    return [SourceFile(path, os.path.relpath(os.path.abspath(path), folder)) for path in paths]
+    return [SourceFile(path, printable(os.path.relpath(os.path.abspath(path), folder))) for path in paths]
 
 
 def _save_evaluation(formatting: Formatting, folder: Path) -> str | None:
@@ -226,3 +240,16 @@ def _manifest(
         "set_aside": set_aside,
         "parts": parts,
     }
+
+
+def _summary(manifest: dict) -> str:
+    words = f"{manifest['documents']:,} documents, {manifest['bytes'] / 1e6:,.1f} MB of text"
+    if manifest["dropped"]:
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items())
+        words += f"; left out {dropped}"
+    if skipped := manifest["skipped_sources"]:
+        words += (
+            f"; not read {skipped[0]['name']} ({skipped[0]['reason']}), {len(skipped):,} in all, which "
+            f"{step_folder.MANIFEST_NAME} names"
+        )
+    return words

@@ -16,7 +16,7 @@ import tfrecords
 from command_line import UsageError
 from data import data_card, step_folder
 from data.executors import Backend
-from data.units import Unit, read_records, run_units
+from data.units import Unit, read_records, run_units, weight_left
 from example_files import ExampleStatistics, write_text_file
 from tokenization import Vocabulary, load_vocabulary
 
@@ -73,14 +73,16 @@ def create_tfrecords(
         }
         manifest = step_folder.begin(folder, ledger)
         if manifest is None:
-            size = sum(shard["bytes"] for shard in text["shards"])
-            disk_space.require(folder, int(_GROWTH * size), "the TFRecords")
             units = _plan(sharded, text, creation)
+            disk_space.require(folder, int(_GROWTH * weight_left(units, folder)), "the TFRecords")
             set_aside = run_units(units, write_shard, folder, backend, "text to examples", scale=True)
             sides = _describe_sides(units, folder, ledger, text, vocabulary)
             manifest = ledger | {"faults": [], "set_aside": set_aside, "sides": sides}
             step_folder.finish(folder, manifest)
         else:
+            for side in manifest["sides"]:
+                shards = files.read_json(folder / side / tfrecords.MANIFEST_NAME)["shards"]
+                step_folder.require_results(folder / side, {s["name"]: s["bytes"] for s in shards})
             print(f"{folder}: complete already, nothing to do", flush=True)
     step_folder.judge(folder, manifest, tolerate)
     return manifest
@@ -100,13 +102,12 @@ def _vocabulary(vocab_file: str, do_lower_case: bool | None) -> Vocabulary:
 
 
 def _plan(sharded: Path, text: dict, creation: Creation) -> list[Unit]:
+    step_folder.require_results(sharded, {shard["name"]: shard["bytes"] for shard in text["shards"]})
     units = []
     for side in _SIDES:
         shards = [shard for shard in text["shards"] if shard["name"].startswith(f"{side}/")]
         for number, shard in enumerate(shards):
             path = (sharded / shard["name"]).resolve()
-            if not path.exists() or path.stat().st_size != shard["bytes"]:
-                raise UsageError(f"{path}: is gone or changed; run --action sharding into a new folder")
             name = tfrecords.shard_name(number, len(shards))
             arguments = (str(path), creation)
             units.append(Unit(f"{side}-{number}", f"{side}/{name}", arguments, shard["bytes"]))

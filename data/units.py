@@ -24,6 +24,8 @@ from worker_processes import WorkerDied
 
 UNITS_FOLDER = ".units"
 ATTEMPTS = 3
+# Of workers, one after another without a unit done in between: what ails them is none of the units.
+_MOST_DEATHS = 4 * ATTEMPTS
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,16 @@ class Unit:
 
 def record_path(folder: Path, unit: Unit) -> Path:
     return folder / UNITS_FOLDER / f"{unit.name}.json"
+
+
+def is_done(folder: Path, unit: Unit) -> bool:
+    """Whether a unit has its record, and its result has not been taken away."""
+    return record_path(folder, unit).exists() and (folder / unit.result).exists()
+
+
+def weight_left(units: Sequence[Unit], folder: Path) -> int:
+    """The weight of the units that are not done."""
+    return sum(unit.weight for unit in units if not is_done(folder, unit))
 
 
 def read_records(folder: Path, units: Sequence[Unit]) -> Iterator[tuple[Unit, dict]]:
@@ -76,15 +88,14 @@ def run_units(
     Raises:
         UsageError: a unit met a mistake of the user's; nothing else is tried then.
         OSError: the disk is full.
+        RunFailure: workers die whatever they do.
     """
-    (folder / UNITS_FOLDER).mkdir(parents=True, exist_ok=True)
-    waiting = [unit for unit in units if not record_path(folder, unit).exists()]
+    for written in {folder / UNITS_FOLDER} | {(folder / unit.result).parent for unit in units}:
+        written.mkdir(parents=True, exist_ok=True)
+        files.remove_leftovers(written)
+    waiting = [unit for unit in units if not is_done(folder, unit)]
     if not waiting:
         return {}
-    for result_folder in {(folder / unit.result).parent for unit in waiting}:
-        result_folder.mkdir(parents=True, exist_ok=True)
-        files.remove_leftovers(result_folder)
-    files.remove_leftovers(folder / UNITS_FOLDER)
     run = _Run(function, folder.resolve(), backend)
     weight = sum(unit.weight for unit in units)
     done = weight - sum(unit.weight for unit in waiting)
@@ -108,6 +119,7 @@ class _Run:
         self._function, self._folder, self._backend = function, folder, backend
         self._failures: Counter[str] = Counter()
         self._running: dict[Future, Unit] = {}
+        self._deaths = 0
 
     def run(self, units: Sequence[Unit], bar: tqdm) -> None:
         queue, suspects = deque(units), deque()
@@ -119,7 +131,8 @@ class _Run:
             except WorkerDied as error:
                 lost = list(self._running.values())
                 self._running.clear()
-                if not lost:
+                self._deaths += 1
+                if not lost or self._deaths >= _MOST_DEATHS:
                     raise
                 if len(lost) == 1:
                     self._count_failure(lost[0], error, suspects, bar)
@@ -144,6 +157,7 @@ class _Run:
                     raise error
                 unit = self._running.pop(future)
                 if error is None:
+                    self._deaths = 0
                     bar.update(unit.weight)
                 elif isinstance(error, UsageError) or _is_full_disk(error):
                     raise error
@@ -153,6 +167,8 @@ class _Run:
     def _count_failure(self, unit: Unit, error: BaseException, queue: deque[Unit], bar: tqdm) -> None:
         self._failures[unit.name] += 1
         words = " ".join(f"{type(error).__name__}: {error}".split())
+        if isinstance(error, MemoryError):
+            words = f"{words} it takes more memory than a process may have (--max_memory_gb)"
         if self._failures[unit.name] < ATTEMPTS and not self._backend.has_given_up(error):
             tqdm.write(f"{unit.name}: failed ({words}); it will be tried again")
             queue.append(unit)

@@ -18,6 +18,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from command_line import UsageError
+from corpus_files import printable
 from data import bzip2_blocks
 from data.bzip2_blocks import Block, read_blocks
 from data.documents import Tally
@@ -241,7 +242,7 @@ def _lose(text: bytes, why: str, tally: Tally, part: DumpPart | None = None) -> 
     tally.dropped[DAMAGED] += 1
     tally.skipped.append((name, why))
     if part:
-        tally.faults.append(f"{part.source}: {name}: {why}")
+        tally.faults.append(f"{printable(str(part.source))}: {name}: {why}")
 
 
 def _read_text(part: DumpPart, tally: Tally) -> Iterator[tuple[bytes, bool, str]]:
@@ -258,10 +259,12 @@ def _read_text(part: DumpPart, tally: Tally) -> Iterator[tuple[bytes, bool, str]
         is_owned = block.begin < part.end
         tail = (tail + block.text)[-_TAIL_BYTES:]
         if is_owned and block.fault:
-            tally.faults.append(f"{part.source}: {block.fault}")
+            tally.faults.append(f"{printable(str(part.source))}: {block.fault}")
         elif is_owned and block.is_last and not _may_end_dump(tail):
             size = part.source.stat().st_size
-            tally.faults.append(f"{part.source}: cut off at byte {size:,}: no </mediawiki> is at its end")
+            tally.faults.append(
+                f"{printable(str(part.source))}: cut off at byte {size:,}: no </mediawiki> is at its end"
+            )
         yield block.text, is_owned, "damaged" if block.fault else "cut off" if block.is_last else ""
 
 

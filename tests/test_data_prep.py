@@ -11,12 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prepared_corpora import Preparation, dump, sentences, tree, vocabulary, write_dump, write_texts
+import zstandard
+from prepared_corpora import (
+    Preparation,
+    document,
+    dump,
+    sentences,
+    tree,
+    vocabulary,
+    write_dump,
+    write_texts,
+)
 from test_units import dask_cluster
 from training_runs import ROOT
 
 import files
 import tfrecords
+from data import deduplication, documents, sharding, text_formatting, text_sources
 from data.documents import read_documents
 
 DOCUMENTS = 300
@@ -93,6 +104,57 @@ def test_shards_are_of_like_size(own):
         assert max(sizes) - min(sizes) <= 2 * max(len(text.encode()) for text in texts)
 
 
+def test_shards_do_not_read_what_lies_before_them(tmp_path, monkeypatch):
+    """Of 600 documents in one file, 20 shards read each once, and of the frame that they begin in what is
+    before them; otherwise the time would grow with the square of an archive of millions."""
+    monkeypatch.setattr(documents, "_FRAME_BYTES", 10_000)
+    write_texts(tmp_path / "texts", 1, 600)
+    (part,) = text_sources.plan([tmp_path / "texts"])
+    folder = tmp_path / "formatted"
+    folder.mkdir()
+    record = text_formatting.format_part(
+        folder / "a.jsonl.zst", part, text_formatting.Formatting("text", "text", {}), None
+    )
+    frames = text_formatting.load_index(folder / "a.jsonl.zst")["frame"]
+    in_largest = max(np.unique(frames, return_counts=True)[1])
+    assert record["documents"] == 600 and len(set(frames)) > 10
+    plan = sharding.Sharding("text", 20, 5, 0.2, 1, "lines")
+    monkeypatch.setattr(sharding, "_SMALLEST_SHARD_BYTES", 1_000)
+    (tmp_path / "sharded/.units").mkdir(parents=True)
+    nothing = np.zeros(0, deduplication.DUPLICATE)
+    units = sharding._plan_shards([folder / "a.jsonl.zst"], nothing, plan, tmp_path / "sharded")
+    assert len(units) == 25
+    taken = []
+    read = documents.read_documents
+    monkeypatch.setattr(
+        sharding, "read_documents", lambda *place: (taken.append(d) or d for d in read(*place))
+    )
+    written = 0
+    for unit in units:
+        written += sharding.write_shard(tmp_path / "shard.txt", *unit.arguments)["documents"]
+    assert written == 600
+    # Each document is met on its way to the training shards and to the test shards.
+    assert len(taken) <= 2 * 600 + len(units) * in_largest
+
+
+def test_a_file_of_documents_is_read_from_any_frame_and_tells_its_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "_FRAME_BYTES", 5_000)
+    written = [documents.TextDocument(f"{number}", document(number)) for number in range(100)]
+    path = tmp_path / "a.jsonl.zst"
+    with documents.DocumentFile(path) as target:
+        frames = [target.write(each) for each in written]
+    assert list(read_documents(path)) == written and len(set(frames)) > 5
+    for frame in set(frames):
+        assert list(read_documents(path, frame)) == written[frames.index(frame) :]
+    # The format's own program reads it, too.
+    assert subprocess.run(["zstd", "-tq", path]).returncode == 0 if shutil.which("zstd") else True
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(zstandard.ZstdError):
+        list(read_documents(path))
+
+
 def test_tfrecords_are_those_of_build_pretraining_dataset_on_the_shards(own, vocab_file, tmp_path):
     """The program that reads a folder of text makes the same examples of the text shards."""
     preparation, _, _ = own
@@ -166,6 +228,77 @@ def test_other_settings_and_changed_sources_are_refused_by_name(own, vocab_file,
     assert "vocabulary_sha256 was" in output
 
 
+def test_a_changed_evaluation_file_is_refused_by_name(tmp_path):
+    write_texts(tmp_path / "texts", 1, 3)
+    evaluation = tmp_path / "questions.txt"
+    evaluation.write_text(document(1))
+    preparation = Preparation(tmp_path / "working")
+    settings = {"input_files": tmp_path / "texts", "decontaminate_against": evaluation}
+    output = preparation.run("text_formatting", "text", **settings)
+    assert "left out 1 evaluation" in output
+    evaluation.write_text(document(2))
+    output = preparation.run("text_formatting", "text", expect=2, **settings)
+    assert "evaluation file questions.txt was " in output.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_complete_step_misses_what_was_taken_from_its_folder(own, vocab_file, tmp_path):
+    """No manifest claims what is not there: not to a run of the same step, nor to the next step."""
+    preparation, _, texts = own
+    shutil.copytree(preparation.working, tmp_path / "working")
+    copy = Preparation(tmp_path / "working")
+    tfrecord_settings = SETTINGS | {"vocab_file": vocab_file, "max_seq_length": 32}
+    for action, settings, result in [
+        ("create_tfrecord_files", tfrecord_settings, "tfrecord_*_32_*/text/test/*-1-of-2"),
+        ("create_tfrecord_files", tfrecord_settings, "sharded_*/text/train/text_training_3.txt"),
+        ("sharding", SETTINGS, "sharded_*/text/train/text_training_3.txt"),
+        ("sharding", SETTINGS, "formatted_*/text/000002*.zst"),
+        ("text_formatting", {"input_files": texts}, "formatted_*/text/000002*.zst"),
+    ]:
+        for path in copy.working.glob(result):
+            path.write_bytes(path.read_bytes()[:-1])
+        output = copy.run(action, "text", expect=2, **settings)
+        assert "is gone or changed" in output.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_file_names_of_any_kind_are_read(tmp_path):
+    """Commas, spaces, line ends, and bytes that are no UTF-8; a list may have files with commas in it."""
+    texts = tmp_path / "my, texts"
+    write_texts(texts, 3, 9)
+    (texts / "text_000.txt").rename(texts / "a, b.txt")
+    (texts / "text_001.txt").rename(texts / "line\nend.txt")
+    os.rename(texts / "text_002.txt", os.fsencode(texts) + b"/caf\xe9.txt")
+    preparation = Preparation(tmp_path / "working")
+    preparation.run("text_formatting", "text", input_files=texts)
+    manifest = files.read_json(preparation.formatted("text") / "manifest.json")
+    assert manifest["documents"] == 9
+    assert {source["name"] for source in manifest["sources"]} == {
+        "a, b.txt",
+        "line\\nend.txt",
+        "caf\\xe9.txt",
+    }
+    listed = Preparation(tmp_path / "listed")
+    paths = f"{texts}/a, b.txt, {texts}/line\nend.txt"
+    listed.run("text_formatting", "text", input_files=paths)
+    assert len(files.read_json(listed.formatted("text") / "manifest.json")["sources"]) == 2
+
+
+@pytest.mark.slow
+def test_a_working_folder_among_the_sources_is_no_source(own, vocab_file, tmp_path):
+    """Not its results, nor the vocabulary in it; a second run finds the same sources."""
+    write_texts(tmp_path / "texts", 2, 40)
+    preparation = Preparation(tmp_path)
+    shutil.copy(vocab_file, tmp_path / "vocab.txt")
+    preparation.run("text_formatting", "text", input_files=tmp_path)
+    preparation.run("sharding", "text")
+    preparation.run("create_tfrecord_files", "text", max_seq_length=32)
+    output = preparation.run("text_formatting", "text", input_files=tmp_path)
+    assert "complete already" in output
+    manifest = files.read_json(preparation.formatted("text") / "manifest.json")
+    assert [source["name"] for source in manifest["sources"]] == ["text_000.txt", "text_001.txt"]
+
+
 @pytest.mark.parametrize(
     ("action", "dataset", "settings", "told"),
     [
@@ -193,6 +326,13 @@ def test_other_settings_and_changed_sources_are_refused_by_name(own, vocab_file,
         ("sharding", "text", {"fraction_test_set": 1.0}, "--fraction_test_set 1.0: must be in"),
         ("text_formatting", "text", {"tolerate": -1}, "--tolerate -1: must not be negative"),
         ("text_formatting", "all", {}, "is for --action download alone"),
+        ("text_formatting", "text", {"max_memory_gb": 0.1}, "--max_memory_gb 0.1: must be 0 or at least"),
+        (
+            "text_formatting",
+            "text",
+            {"input_files": ROOT / "tests", "decontaminate_against": "/none.json"},
+            "--decontaminate_against /none.json: No such file",
+        ),
         ("sharding", "newspapers", {}, "--dataset newspapers: is none of"),
         ("publish", "text", {}, "invalid choice"),
     ],
@@ -214,7 +354,8 @@ def test_latin_1_files_are_counted_and_skipped_by_name(tmp_path):
     write_texts(tmp_path / "texts", 1, 3)
     (tmp_path / "texts/latin.txt").write_bytes("Caf\xe9 au lait.\n".encode("latin-1"))
     preparation = Preparation(tmp_path / "working")
-    preparation.run("text_formatting", "text", input_files=tmp_path / "texts")
+    output = preparation.run("text_formatting", "text", input_files=tmp_path / "texts")
+    assert "latin.txt (not UTF-8), 1 in all" in output
     manifest = files.read_json(preparation.formatted("text") / "manifest.json")
     assert manifest["documents"] == 3
     (skipped,) = manifest["skipped_sources"]

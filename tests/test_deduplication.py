@@ -1,6 +1,8 @@
 """Of documents that say the same the first is kept, over all parts; judged by sets and by all pairs."""
 
+import errno
 import itertools
+import os
 import random
 import subprocess
 import sys
@@ -10,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import files
 from data import deduplication, word_ngrams
 from data.deduplication import (
     describe,
     describe_part,
-    duplicates_of_part,
     find_duplicates,
+    load_duplicates,
     write_descriptions,
 )
 from data.documents import DocumentFile, TextDocument
@@ -59,6 +62,15 @@ def decide(folder: Path, parts: list[list[str]], exact: bool = True, near: bool 
     paths = write_parts(folder, parts, near)
     find_duplicates(folder / "duplicates.npy", paths, exact, near)
     return [duplicates_of_part(folder / "duplicates.npy", number) for number in range(len(parts))]
+
+
+def duplicates_of_part(path: Path, part: int) -> dict[int, tuple[str, int, int]]:
+    """The rows of a part that are dropped: the reason, and part and row of the document that is kept."""
+    return {
+        row: ("near_duplicates" if near else "duplicates", kept_part, kept_row)
+        for of_part, row, kept_part, kept_row, near in load_duplicates(path).tolist()
+        if of_part == part
+    }
 
 
 # --------------------------------------------------------------------------------------------- descriptions
@@ -142,6 +154,14 @@ def test_descriptions_are_whole_or_absent(tmp_path):
     with pytest.raises(OSError, match="gone"):
         write_descriptions(tmp_path / "part.npy", failing(), near=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_from_other_failures(tmp_path):
+    """The step that is run stops at it, rather than trying again."""
+    os.symlink("/dev/full", files.temporary_path(tmp_path / "part.npy"))
+    with pytest.raises(OSError) as error:
+        write_descriptions(tmp_path / "part.npy", [TextDocument("", "One, two, three.")], near=True)
+    assert error.value.errno == errno.ENOSPC
 
 
 # ----------------------------------------------------------------------------------------- exact duplicates

@@ -137,6 +137,26 @@ def test_a_worker_that_dies_once_loses_nothing(tmp_path):
     assert results(tmp_path) == EXPECTED
 
 
+def test_workers_that_die_whatever_they_do_end_the_step(tmp_path, monkeypatch):
+    """Each would be tried three times by workers of its own; of thousands of units that takes hours."""
+    opened = []
+    backend = LocalBackend(1)
+    monkeypatch.setattr(backend, "open", lambda folder: opened.append(0) or LocalBackend(1).open(folder))
+    monkeypatch.setattr(units, "_MOST_DEATHS", 3)
+    with pytest.raises(RunFailure, match="a worker process died"):
+        units.run_units(numbered(12, 99), die_at_first, tmp_path, backend, "")
+    assert len(opened) == 3
+
+
+def test_a_result_that_was_taken_away_is_made_again(tmp_path):
+    units.run_units(numbered(3), double, tmp_path, LocalBackend(1), "")
+    assert units.weight_left(numbered(5), tmp_path) == 2
+    (tmp_path / "results/001.txt").unlink()
+    assert units.weight_left(numbered(5), tmp_path) == 3
+    units.run_units(numbered(3), double, tmp_path, LocalBackend(1), "")
+    assert list(runs(tmp_path).values()) == [1, 2, 1]
+
+
 def test_a_users_mistake_stops_the_step_at_once(tmp_path):
     with pytest.raises(UsageError, match="is no good"):
         units.run_units(numbered(12), mistake, tmp_path, LocalBackend(2), "")
@@ -152,7 +172,7 @@ def test_a_full_disk_stops_the_step_and_keeps_what_is_done(tmp_path):
 def test_a_unit_may_not_take_more_memory_than_it_is_given(tmp_path):
     tasks = [Unit("small", "small", (0.01,)), Unit("large", "large", (1.5,))]
     set_aside = units.run_units(tasks, allocate, tmp_path, LocalBackend(1, max_memory_gb=1), "")
-    assert list(set_aside) == ["large"] and "MemoryError" in set_aside["large"]
+    assert list(set_aside) == ["large"] and "(--max_memory_gb)" in set_aside["large"]
     assert units.run_units(tasks, allocate, tmp_path, LocalBackend(1), "") == {}
 
 
@@ -281,6 +301,7 @@ def ledger(**changes) -> dict:
 
 def test_a_folder_of_other_settings_or_sources_is_refused_by_name(tmp_path):
     assert step_folder.begin(tmp_path, ledger()) is None
+    units.run_units(numbered(1), double, tmp_path, LocalBackend(1), "")
     assert step_folder.begin(tmp_path, ledger()) is None
     with pytest.raises(UsageError, match="seed was 1, is now 2"):
         step_folder.begin(tmp_path, ledger(settings={"seed": 2}))
@@ -290,6 +311,69 @@ def test_a_folder_of_other_settings_or_sources_is_refused_by_name(tmp_path):
         step_folder.begin(tmp_path, ledger(sources=[*ledger()["sources"], {"name": "b.txt", "sha256": "3"}]))
     with pytest.raises(UsageError, match=r"a\.txt is gone"):
         step_folder.begin(tmp_path, ledger(sources=[]))
+
+
+def test_a_run_that_did_nothing_does_not_bind_the_next_one(tmp_path):
+    """A mistake that is met at once may be mended, in settings or sources, and the command repeated."""
+    step_folder.begin(tmp_path, ledger())
+    with pytest.raises(UsageError, match="is no good"):
+        units.run_units(numbered(1), mistake, tmp_path, LocalBackend(1), "")
+    changed = ledger(settings={"seed": 2})
+    assert step_folder.begin(tmp_path, changed) is None
+    assert files.read_json(tmp_path / ".units/ledger.json") == changed
+
+
+def test_results_of_which_nothing_is_known_are_not_mixed_with_others(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/000.txt").write_text("0")
+    with pytest.raises(UsageError, match="nothing tells what they are"):
+        step_folder.begin(tmp_path, ledger())
+
+
+def test_what_killed_runs_left_is_gone_at_the_end(tmp_path):
+    """Killed as it wrote beside the last result, and as it was about to remove the units' folder."""
+    step_folder.begin(tmp_path, ledger())
+    units.run_units(numbered(2), double, tmp_path, LocalBackend(1), "")
+    left = [tmp_path / "results/.card.md.7.tmp", tmp_path / ".units/.scratch.7.tmp", tmp_path / ".a.7.tmp"]
+    for path in left:
+        path.write_text("")
+    step_folder.begin(tmp_path, ledger())
+    units.run_units(numbered(2), double, tmp_path, None, "")
+    assert not any(path.exists() for path in left)
+    files.write_json(tmp_path / "manifest.json", ledger(set_aside={}, faults=[]))
+    assert step_folder.begin(tmp_path, ledger()) and not (tmp_path / ".units").exists()
+
+
+def test_results_that_are_gone_or_cut_off_are_named(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text("three")
+    step_folder.require_results(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "b").write_text("two")
+    with pytest.raises(UsageError, match="/b: is gone or changed"):
+        step_folder.require_results(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "a").unlink()
+    with pytest.raises(UsageError, match="/a: is gone or changed"):
+        step_folder.require_results(tmp_path, {"a": 5, "b": 5})
+
+
+def test_a_source_that_changes_while_it_is_read_is_named(tmp_path):
+    source = tmp_path / "a.txt"
+    source.write_text("abc")
+    sources = [SourceFile(str(source), "a.txt")]
+    step_folder.identify(sources, tmp_path, LocalBackend(1))
+    step_folder.require_unchanged(sources, tmp_path)
+    source.write_text("abcd")
+    with pytest.raises(UsageError, match=r"a\.txt: has changed while it was read"):
+        step_folder.require_unchanged(sources, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UsageError, match="file/folder: Not a directory"),
+        step_folder.held(tmp_path / "file/folder"),
+    ):
+        pass
 
 
 def test_a_complete_folder_is_known_and_one_with_units_set_aside_is_begun_again(tmp_path):
