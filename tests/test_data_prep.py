@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+from dask_clusters import DaskCluster
 from prepared_corpora import (
     Preparation,
     document,
@@ -22,7 +23,6 @@ from prepared_corpora import (
     write_dump,
     write_texts,
 )
-from test_units import dask_cluster
 from training_runs import ROOT
 
 import files
@@ -519,7 +519,8 @@ def test_the_bytes_are_the_same_after_kills_anywhere(own, vocab_file, tmp_path):
 @pytest.mark.slow
 def test_the_bytes_are_the_same_on_a_dask_cluster_that_loses_a_worker(own, vocab_file, tmp_path):
     preparation, _, texts = own
-    with dask_cluster(2, tmp_path) as (address, workers):
+    with DaskCluster(tmp_path / "dask", 2) as cluster:
+        address, workers = cluster.address, cluster.workers
         prepared = Preparation(tmp_path / "working")
         process = prepared.start("text_formatting", "text", input_files=texts, dask_scheduler=address)
         units = prepared.formatted("text") / ".units"

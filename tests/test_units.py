@@ -1,7 +1,5 @@
-"""Units are done once and completely, whatever fails, dies, or is interrupted, on processes and on Dask."""
+"""Units are done once and completely, whatever fails, dies, or is interrupted; on one machine."""
 
-import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -15,12 +13,10 @@ from training_runs import ROOT
 
 import files
 from command_line import RunFailure, UsageError
-from data import executors, step_folder, units
-from data.executors import DaskBackend, LocalBackend
+from data import step_folder, units
+from data.executors import LocalBackend
 from data.step_folder import SourceFile
 from data.units import Unit
-
-distributed = pytest.importorskip("distributed")
 
 
 def double(path: Path, number: int) -> dict:
@@ -221,75 +217,6 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, number, code):
     assert results(folder) == {f"{n:03d}.txt": str(2 * n) for n in range(40)}
     # At most the units that were running then, two of them, have been run twice.
     assert sum(runs(folder).values()) <= 42
-
-
-# ------------------------------------------------------------------------------------------------- Dask
-
-
-@contextlib.contextmanager
-def dask_cluster(count: int, folder: Path):
-    """A scheduler and its workers, as processes of their own; yields its address and the workers."""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    scheduler_file = folder / "scheduler.json"
-
-    def start(module: str, *arguments: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments, "--scheduler-file", str(scheduler_file)],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    processes = [
-        start("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-    ]
-    try:
-        deadline = time.monotonic() + 60
-        while not scheduler_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        workers = [
-            start("distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard")
-            for _ in range(count)
-        ]
-        processes += workers
-        yield json.loads(scheduler_file.read_text())["address"], workers
-    finally:
-        for process in reversed(processes):
-            process.kill()
-            process.wait()
-
-
-@pytest.mark.slow
-def test_dask_does_the_same_and_loses_nothing_with_a_worker(tmp_path):
-    """One of two workers is killed in the middle: nothing lost, nothing twice, the same bytes."""
-    (tmp_path / "dask").mkdir()
-    with dask_cluster(2, tmp_path / "dask") as (address, workers):
-        cluster = DaskBackend(address)
-        assert units.run_units(numbered(12), double, tmp_path / "whole", cluster, "") == {}
-        assert results(tmp_path / "whole") == EXPECTED and set(runs(tmp_path / "whole").values()) == {1}
-        tasks = numbered(12, 0)
-        tasks[4] = Unit("unit-004", "results/004.txt", (4, 1))
-        assert units.run_units(tasks, die_at_first, tmp_path / "one", cluster, "") == {}
-        assert sorted(worker.poll() is None for worker in workers) == [False, True]
-        assert results(tmp_path / "one") == EXPECTED
-        records = [record["doubled"] for _, record in units.read_records(tmp_path / "one", tasks)]
-        assert records == [2 * n for n in range(12)]
-
-
-def test_no_scheduler_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "_CONNECT_SECONDS", 1)
-    with pytest.raises(UsageError, match=r"--dask_scheduler tcp://127.0.0.1:9: cannot be reached"):
-        units.run_units(numbered(1), double, tmp_path, DaskBackend("tcp://127.0.0.1:9"), "")
-
-
-@pytest.mark.slow
-def test_a_cluster_without_workers_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "_CONNECT_SECONDS", 2)
-    with (
-        dask_cluster(0, tmp_path) as (address, _),
-        pytest.raises(UsageError, match="has no workers"),
-    ):
-        units.run_units(numbered(1), double, tmp_path, DaskBackend(address), "")
 
 
 # ----------------------------------------------------------------------------------------- a step's folder
