@@ -42,7 +42,7 @@ def project_files() -> list[Path]:
 
 FILES = project_files()
 PYTHON_FILES = [path for path in FILES if path.suffix == ".py"]
-SHELL_SCRIPTS = [path for path in FILES if path.suffix == ".sh" or path.name == "run.sub"]
+SHELL_SCRIPTS = [path for path in FILES if path.suffix in (".sh", ".sub")]
 SHELL_SCRIPTS += [path for path in FILES if path == ROOT / ".ci/run"]
 
 
@@ -80,7 +80,8 @@ def tool(name: str) -> Path:
 def test_files_are_found():
     """The checks below look at something: an empty list would pass them all."""
     assert ROOT / "configuration.py" in PYTHON_FILES
-    assert {ROOT / "scripts/install.sh", ROOT / ".ci/run"} <= set(SHELL_SCRIPTS)
+    expected = {"scripts/install.sh", "run.sub", "data/run_dask_slurm.sub", ".ci/run"}
+    assert expected <= {relative(path) for path in SHELL_SCRIPTS}
 
 
 def test_python_is_formatted():
