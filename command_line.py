@@ -8,6 +8,7 @@ defaults, `--help`, the keys of a `--config` file and the table in the README: a
 import argparse
 import dataclasses
 import difflib
+import itertools
 import os
 import signal
 import sys
@@ -187,10 +188,10 @@ def _with_values(config_class: type, argv: list[str]) -> list[str]:
     if not any(field.metadata["positional"] for field in fields):
         return argv
     bare = {f"--{field.name}" for field in fields if _value_type(field) is bool}
-    followers = [*argv[1:], ""]
+    followers = itertools.zip_longest(argv, argv[1:], fillvalue="")
     return [
         f"{word}=True" if word in bare and follower.lower() not in _BOOLEAN_WORDS else word
-        for word, follower in zip(argv, followers, strict=True)
+        for word, follower in followers
     ]
 
 

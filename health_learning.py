@@ -3,8 +3,6 @@
 Thresholds stand above the rules, with where they come from.
 """
 
-from statistics import median
-
 from architecture import MODEL_SIZES
 from health_finding import Finding, finite, last_trained, not_judged, recent
 from run_log import Phase, RunLog
@@ -159,7 +157,7 @@ def repetition(run: RunLog) -> Finding:
         if max(epochs) <= _EPOCHS or len(points) < 2:
             continue
         best_update, best = min(points, key=lambda point: point[1])
-        last = median(value for _, value in points[-2:]) if len(points) > 3 else points[-1][1]
+        last = min(value for _, value in points[-2:]) if len(points) > 2 else points[-1][1]
         told[-1] += f", held-out loss {last:.3f}, lowest {best:.3f} at update {best_update:,}"
         if last > _HELD_OUT_RISE * best:
             return Finding(

@@ -46,7 +46,7 @@ def _until(last_update: int, points: Points, start: int) -> Points:
     """The points up to an update of the phase, and one between two of them there."""
     end = start + last_update
     kept = [point for point in points if point[0] <= end]
-    if len(kept) < len(points):
+    if len(kept) < len(points) and kept[-1][0] < end:
         (before, low), (after, high) = kept[-1], points[len(kept)]
         kept.append((end, low + (high - low) * (end - before) / (after - before)))
     return kept

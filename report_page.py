@@ -46,8 +46,8 @@ def render(runs: Sequence[RunLog], refresh_seconds: int = 0) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src '{_hash(style)}';
- script-src '{_hash(script)}'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:;
+ style-src '{_hash(style)}'; script-src '{_hash(script)}'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 {refresh}
@@ -144,11 +144,11 @@ def _reference_note(runs: list[RunLog]) -> str:
 
 def _figure(chart: Chart) -> str:
     legend = "".join(svg_chart.legend(series) for series in chart.series)
-    return f"""<div class="card">
-<h3>{escape(chart.title)}</h3>
+    return f"""<figure class="card">
+<figcaption><h3>{escape(chart.title)}</h3><output></output></figcaption>
+{svg_chart.draw(chart)}
 <ul>{legend}</ul>
-<figure>{svg_chart.draw(chart)}<div class="readout" aria-live="off"></div></figure>
-</div>"""
+</figure>"""
 
 
 # ------------------------------------------------------------------------------------------------- tables

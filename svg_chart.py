@@ -78,7 +78,7 @@ def draw(chart: Chart) -> str:
         )
     )
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}" {ranges}>',
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}" {ranges}>',
         *_grid(x, y),
         *_borders(chart, x),
         *(_curve(series, x, y) for series in chart.series),
@@ -89,12 +89,12 @@ def draw(chart: Chart) -> str:
 
 
 def legend(series: Series) -> str:
-    """A sample of a series' line, and its label."""
+    """A sample of a series' line, its label, and room for its value at the pointer."""
     sample = (
         f'<svg class="sample" viewBox="0 0 22 8" aria-hidden="true">'
-        f'<path class="curve {series.style} {_color(series.color)}" d="M1 4H21"/></svg>'
+        f'<path class="line {series.style} {_color(series.color)}" d="M1 4H21"/></svg>'
     )
-    return f"<li>{sample}{escape(series.label)}</li>"
+    return f"<li>{sample}{escape(series.label)} <output></output></li>"
 
 
 def _grid(x: _Axis, y: _Axis) -> list[str]:
@@ -132,7 +132,7 @@ def _curve(series: Series, x: _Axis, y: _Axis) -> str:
         for part in series.parts
     )
     classes = f"{series.style} {_color(series.color)}"
-    parts = [f'<path class="curve {classes}" data-label="{escape(series.label)}" d="{line}"/>']
+    parts = [f'<path class="line curve {classes}" d="{line}"/>']
     if series.style == HELD_OUT or len(series.points) == 1:
         parts += [
             f'<circle class="{classes}" cx="{x.place(update):.1f}" cy="{y.place(value):.1f}" r="2.2"/>'
