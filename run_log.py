@@ -167,7 +167,8 @@ def read_run(run_dir: str) -> RunLog:
     """
     run = parse_log(find_log(run_dir))
     if not run.phases:
-        raise UsageError(f"run_dir {run_dir}: its log holds no updates yet")
+        ended = f"; the run ended by itself: {run.failure}" if run.failure else " yet"
+        raise UsageError(f"run_dir {run_dir}: its log holds no updates{ended}")
     try:
         recorded = files.read_json(run.folder / "checkpoints" / "pretrain_config.json")
     except (OSError, ValueError):

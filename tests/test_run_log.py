@@ -130,3 +130,8 @@ def test_a_folder_without_a_log_stops(tmp_path):
     (tmp_path / "dllogger.log").write_text("")
     with pytest.raises(UsageError, match="holds no updates yet"):
         read_run(str(tmp_path))
+    log = DllLog(tmp_path / "dllogger.log")
+    log.log((), {"failure": "the loss of update 1 is nan"})
+    log.close()
+    with pytest.raises(UsageError, match="ended by itself: the loss of update 1 is nan"):
+        read_run(str(tmp_path))
