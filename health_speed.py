@@ -4,6 +4,7 @@ Thresholds stand above the rules, with where they come from.
 """
 
 import itertools
+import math
 from statistics import median
 
 from health_finding import Finding, finite, last_trained, not_judged
@@ -13,8 +14,9 @@ from run_log import Phase, RunLog
 _MOST_PADDING = 1 / 3
 # Reading is two updates ahead of computing, so that a run whose disk keeps up waits for nothing.
 _MOST_WAITING = 0.1
-# On two busy cores the quickstart's lines differ by half, quarters of a phase by a quarter.
-_SLOWEST_QUARTER, _LINES_FOR_QUARTERS = 0.7, 12
+# On two busy cores the quickstart's lines differ by half, quarters of a phase by a quarter; what lasts for
+# seconds is no trend.
+_SLOWEST_QUARTER, _LINES_FOR_QUARTERS, _LEAST_SECONDS = 0.7, 12, 600
 
 
 def padding(run: RunLog) -> Finding:
@@ -92,8 +94,10 @@ def steady_throughput(run: RunLog) -> Finding:
     told = []
     for phase in run.phases:
         points = finite(phase.points("training", "train_perf"))
-        rates = [value for update, value in points if update >= phase.starts[-1]]
-        if len(rates) < _LINES_FOR_QUARTERS:
+        rates = [value for update, value in points if update >= phase.starts[-1] and value > 0]
+        updates = phase.last_update - phase.starts[-1] if phase.starts else 0
+        seconds = updates * (phase.sequences_per_update() or math.inf) / median(rates) if rates else 0
+        if len(rates) < _LINES_FOR_QUARTERS or seconds < _LEAST_SECONDS:
             continue
         ends = [round(len(rates) * quarter / 4) for quarter in range(5)]
         quarters = [median(rates[first:last]) for first, last in itertools.pairwise(ends)]
@@ -108,7 +112,7 @@ def steady_throughput(run: RunLog) -> Finding:
                 "is swapped",
             )
     if not told:
-        return not_judged(rule, f"{_LINES_FOR_QUARTERS} lines with train_perf since the last start")
+        return not_judged(rule, f"{_LINES_FOR_QUARTERS} lines with train_perf over ten minutes")
     return Finding(rule, True, "; ".join(told))
 
 

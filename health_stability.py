@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from statistics import median
 
-from health_finding import Finding, finite, not_judged
+from health_finding import Finding, finite, not_judged, recent
 from run_log import Phase, Points, RunLog
 
 
@@ -39,6 +39,8 @@ def finite_numbers(run: RunLog) -> Finding:
 
 # Between two log lines of the quickstart and of the recipes the loss moves by less than a tenth.
 _LOSS_SPIKE = 1.25
+# What a discriminator that tells tokens apart has at least, and a loss that is about as low as it ever was.
+_LEARNED_AUC, _AT_ITS_LOWEST = 0.6, 1.02
 # The quickstart's gradient norms are within a factor of two of their median; the clip takes the rest.
 _GRADIENT_SPIKE, _MOST_GRADIENT_SPIKES = 5.0, 0.05
 _LINES_BEFORE, _LINES_AFTER = 10, 10
@@ -57,7 +59,8 @@ def loss_spikes(run: RunLog) -> Finding:
         judged = judged or len(points) > _LINES_BEFORE
         for spike in _spikes(points, _LOSS_SPIKE):
             told.append(_told(spike, phase, "loss"))
-            if spike.back_after is None and spike.lines_after >= _LINES_AFTER:
+            lasts = spike.back_after is None and spike.lines_after >= _LINES_AFTER
+            if lasts and not _generator_improves(phase):
                 return Finding(
                     rule,
                     False,
@@ -66,7 +69,7 @@ def loss_spikes(run: RunLog) -> Finding:
                     "a lower --learning_rate",
                 )
         lowest, now = _lowest_and_now([value for _, value in points])
-        if now > _LOSS_SPIKE * lowest:
+        if now > _LOSS_SPIKE * lowest and not _generator_improves(phase):
             return Finding(
                 rule,
                 False,
@@ -186,6 +189,16 @@ def _lowest_and_now(values: list[float]) -> tuple[float, float]:
         return math.inf, 0.0
     stretches = [values[first : first + _LINES_BEFORE] for first in range(len(values) - _LINES_BEFORE + 1)]
     return min(map(median, stretches)), median(stretches[-1])
+
+
+def _generator_improves(phase: Phase) -> bool:
+    """Whether a loss that rises is the discriminator's, whose task becomes harder as the generator learns.
+
+    So it does where the discriminator starts from trained weights and the generator from random ones.
+    """
+    lowest, now = _lowest_and_now([loss for _, loss in finite(phase.points("training", "masked_lm_loss"))])
+    auc = recent(phase, "disc_auc")
+    return auc is not None and auc >= _LEARNED_AUC and now <= _AT_ITS_LOWEST * lowest < math.inf
 
 
 def _told(spike: _Spike, phase: Phase, name: str) -> str:
