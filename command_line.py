@@ -8,6 +8,7 @@ defaults, `--help`, the keys of a `--config` file and the table in the README: a
 import argparse
 import dataclasses
 import difflib
+import itertools
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ EXIT_OTHER_FAILED = 3
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
+
+_BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 class UsageError(Exception):
@@ -64,7 +67,7 @@ def option(
         choices: the allowed words, for a string.
         bare: value of the flag given without a value (`--restore_checkpoint` alone).
         negative: a further spelling that sets a yes/no field to False, beside `--no_<name>`.
-        positional: take the value by position instead of by flag.
+        positional: take the value by position instead of by flag; a tuple[str, ...] takes one or more.
     """
     metadata = {
         "help": help,
@@ -93,6 +96,7 @@ def parse(config_class: type, argv: Sequence[str] | None = None, *, description:
         UsageError: an unknown flag or key, a value that does not parse, a missing required flag.
     """
     argv = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    argv = _with_values(config_class, argv)
     namespace, unknown = _build_parser(config_class, description).parse_known_args(argv)
     if unknown:
         raise UsageError(_unknown_words(config_class, unknown))
@@ -175,6 +179,22 @@ def _with_underscores(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
+def _with_values(config_class: type, argv: list[str]) -> list[str]:
+    """Yes/no flags with their value, where a program also takes words by position.
+
+    `--check results/first` would else take the folder for the flag's value.
+    """
+    fields = dataclasses.fields(config_class)
+    if not any(field.metadata["positional"] for field in fields):
+        return argv
+    bare = {f"--{field.name}" for field in fields if _value_type(field) is bool}
+    followers = itertools.zip_longest(argv, argv[1:], fillvalue="")
+    return [
+        f"{word}=True" if word in bare and follower.lower() not in _BOOLEAN_WORDS else word
+        for word, follower in followers
+    ]
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         raise UsageError(message)
@@ -211,7 +231,8 @@ def _add_flag(group, field: dataclasses.Field) -> None:
     help_text = metadata["help"].replace("%", "%%") + f" [{_default_text(field)}]".replace("%", "%%")
     name = field.name
     if metadata["positional"]:
-        group.add_argument(name, type=kind, help=metadata["help"].replace("%", "%%"))
+        number = {"nargs": "+"} if kind == tuple[str, ...] else {"type": kind}
+        group.add_argument(name, help=metadata["help"].replace("%", "%%"), **number)
     elif kind is bool:
         group.add_argument(
             f"--{name}", nargs="?", const=True, type=_parse_bool, metavar="True|False", help=help_text
@@ -253,10 +274,9 @@ def _default_text(field: dataclasses.Field) -> str:
 
 
 def _parse_bool(text: str) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if text.lower() not in words:
+    if text.lower() not in _BOOLEAN_WORDS:
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
-    return words[text.lower()]
+    return _BOOLEAN_WORDS[text.lower()]
 
 
 def _parse_int(text: str) -> int:

@@ -4,6 +4,7 @@ Nothing here imports TensorFlow, so `--help` and a wrong flag answer at once.
 """
 
 import math
+import re
 from dataclasses import MISSING, dataclass
 
 from architecture import MODEL_SIZES, ElectraConfig
@@ -404,11 +405,20 @@ class ExportConfig:
         MISSING, "a ckpt-<step> folder, or a run's checkpoints folder for its newest", group="export"
     )
     output_dir: str = option(MISSING, "receives discriminator/ and generator/", group="export")
+    license: str = option(
+        "unknown",
+        "the weights' licence for their model cards, as the hub calls it: apache-2.0, cc-by-sa-4.0, ...",
+        group="export",
+    )
     amp: bool = option(
         False,
         "accepted for NVIDIA's scripts; exports are float32 whatever the precision of training",
         group="export",
     )
+
+    def __post_init__(self):
+        is_identifier = re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license)
+        require(bool(is_identifier), "license", self.license, "is no identifier such as apache-2.0")
 
 
 @dataclass
@@ -436,10 +446,30 @@ class StartWorkersConfig:
 class ReportConfig:
     """Settings of run_report.py."""
 
-    run_dir: str = option(
-        MISSING, "a run's folder, its logs folder, or a DLLogger file", group="report", positional=True
+    run_dir: tuple[str, ...] = option(
+        MISSING, "runs' folders, their logs folders, or DLLogger files", group="report", positional=True
     )
-    output: str = option("training_curves.png", "picture to write", group="report")
+    output: str = option(
+        "",
+        "page (.html) or picture (.png) to write; default training_curves.png, or nothing with --check or "
+        "--watch",
+        group="report",
+    )
+    check: bool = option(
+        False, "print every rule on the runs' health; exit code 1 where one is broken", group="report"
+    )
+    watch: bool = option(
+        False, "serve the page on 127.0.0.1 and keep it current, until Ctrl-C", group="report"
+    )
+    port: int = option(8008, "port of --watch; 0 takes a free one", group="report")
+
+    def __post_init__(self):
+        if not self.output and not self.check and not self.watch:
+            self.output = "training_curves.png"
+        is_known = not self.output or self.output.lower().endswith((".png", ".html", ".htm"))
+        require(is_known, "output", self.output, "must end in .html or .png")
+        require(not (self.check and self.watch), "watch", True, "contradicts --check")
+        require(0 <= self.port < 65536, "port", self.port, "must be between 0 and 65535")
 
 
 def accumulation_steps(

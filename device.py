@@ -77,3 +77,23 @@ def keep_freed_memory() -> None:
     mallopt(m_trim_threshold, 2**31 - 1)
     # One arena: the others cannot hold blocks of this size.
     mallopt(m_arena_max, 1)
+
+
+def describe_environment() -> dict[str, str]:
+    """Versions and the machine, by names in capitals as NVIDIA's logs have them."""
+    import tensorflow as tf
+
+    build = tf.sysconfig.get_build_info()
+    gpus = tf.config.get_visible_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    versions = {
+        f"{name.upper()}_VERSION": str(build[f"{name}_version"])
+        for name in ("cuda", "cudnn")
+        if f"{name}_version" in build
+    }
+    return versions | {
+        "PYTHON_VERSION": platform.python_version(),
+        "PLATFORM": platform.platform(),
+        "PROCESSORS": str(len(os.sched_getaffinity(0))),
+        "DEVICES": ", ".join(names) or "CPU",
+    }

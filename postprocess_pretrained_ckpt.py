@@ -4,11 +4,13 @@
 
 The architectures and the vocabulary are the checkpoint's own. A run without a generator (uniform samples)
 gives a discriminator alone; one by masked LM alone gives its encoder as `discriminator`, without a head.
+Each folder has a model card, README.md, from the checkpoint, the run's log and its data's manifest.
 """
 
 from pathlib import Path
 
 import checkpointing
+import model_card
 import pretrained_models
 import weight_conversion
 from command_line import UsageError, parse, run_program
@@ -28,7 +30,8 @@ def main() -> int:
     # A run without a generator has one network, the discriminator.
     for name, network in zip(NETWORKS, networks, strict=False):
         folder = Path(config.output_dir) / name
-        weight_conversion.write_network(folder, network, "output_dir")
+        card = model_card.render(checkpoint, network, config.license)
+        weight_conversion.write_network(folder, network, "output_dir", card)
         print(f"wrote {folder}")
     return 0
 

@@ -239,6 +239,7 @@ def metrics(sums: dict[str, np.ndarray], config: PretrainingConfig) -> dict[str,
     """The logged metrics from sums over any number of micro-batches and workers, in NVIDIA's names.
 
     Keys that contain "accuracy" are in percent, losses in nats, the others shares between 0 and 1.
+    `disc_majority_accuracy` is the accuracy of calling every token original (or every one replaced).
     """
     values: dict[str, float] = {"total_loss": 0.0}
     if "masked_lm_loss" in sums:
@@ -252,6 +253,8 @@ def metrics(sums: dict[str, np.ndarray], config: PretrainingConfig) -> dict[str,
         values["disc_accuracy"] = 100 * _ratio(sums["disc_correct"], sums["tokens"])
         values["disc_precision"] = _ratio(sums["disc_true_positive"], sums["disc_predicted"])
         values["disc_recall"] = _ratio(sums["disc_true_positive"], sums["disc_replaced"])
+        replaced = _ratio(sums["disc_replaced"], sums["tokens"])
+        values["disc_majority_accuracy"] = 100 * max(replaced, 1 - replaced)
         values["total_loss"] += config.disc_weight * values["disc_loss"]
     return values
 
@@ -261,7 +264,7 @@ def held_out_metrics(sums: dict[str, np.ndarray], config: PretrainingConfig) -> 
 
     `masked_lm_loss_masked_only` leaves out the 15 % of the picks that kept their token, where copying is
     enough; `unigram_cross_entropy` is the loss of a model that knows word frequencies alone, on the same
-    tokens; `disc_majority_accuracy` is the accuracy of calling every token original (or every one replaced).
+    tokens.
     """
     values = metrics(sums, config)
     if "masked_lm_loss" in sums:
@@ -270,9 +273,6 @@ def held_out_metrics(sums: dict[str, np.ndarray], config: PretrainingConfig) -> 
             sums["mask_token_correct"], sums["mask_tokens"]
         )
         values["unigram_cross_entropy"] = _ratio(sums["unigram_loss"], sums["mask_tokens"])
-    if "disc_loss" in sums:
-        replaced = _ratio(sums["disc_replaced"], sums["tokens"])
-        values["disc_majority_accuracy"] = 100 * max(replaced, 1 - replaced)
     return values | {"tokens": float(sums["tokens"]), "sequences": float(sums["sequences"])}
 
 

@@ -149,6 +149,17 @@ def read_examples(
     return arrays
 
 
+def has_token_counts(shards: Shards) -> bool:
+    """Whether every folder of the shards has its token counts, so that no example need be read for them."""
+    return all(path.exists() for path in _token_count_paths(shards))
+
+
+def unigram_entropy(log_probabilities: np.ndarray) -> float:
+    """Entropy in nats: the masked-LM loss of a model that knows how frequent each token is, and no more."""
+    possible = log_probabilities[np.isfinite(log_probabilities)]
+    return float(-(np.exp(possible) * possible).sum())
+
+
 def unigram_log_probabilities(shards: Shards, vocabulary: Vocabulary, max_seq_length: int) -> np.ndarray:
     """Log frequency of each token in the training data, add-one smoothed: float64 [vocabulary].
 
@@ -156,9 +167,8 @@ def unigram_log_probabilities(shards: Shards, vocabulary: Vocabulary, max_seq_le
     never picked have no share.
     """
     counts = np.zeros(vocabulary.size, np.float64)
-    recorded = [Path(path).parent / TOKEN_COUNTS_NAME for path in shards.paths]
-    if all(path.exists() for path in set(recorded)):
-        for path in set(recorded):
+    if has_token_counts(shards):
+        for path in _token_count_paths(shards):
             counts += np.load(path, allow_pickle=False)
     else:
         for first in range(0, min(len(shards), _UNIGRAM_SAMPLE), 1000):
@@ -169,3 +179,7 @@ def unigram_log_probabilities(shards: Shards, vocabulary: Vocabulary, max_seq_le
     counts[[vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id]] = 0
     with np.errstate(divide="ignore"):
         return np.log(counts / counts.sum())
+
+
+def _token_count_paths(shards: Shards) -> set[Path]:
+    return {Path(path).parent / TOKEN_COUNTS_NAME for path in shards.paths}

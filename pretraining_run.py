@@ -21,7 +21,13 @@ from example_parsing import example_length
 from masking import MaskingRule, describe_masked
 from optimization import SCHEDULES, AdamW, Lamb, Optimizer
 from pretraining import PretrainingModel, held_out_metrics, metrics
-from pretraining_data import HeldOutData, PretrainingData, unigram_log_probabilities
+from pretraining_data import (
+    HeldOutData,
+    PretrainingData,
+    has_token_counts,
+    unigram_entropy,
+    unigram_log_probabilities,
+)
 from pretraining_inputs import Inputs, Start, batch_shape, meaning
 from training import StopSignal, add_sums
 from training_run import TrainingRun, abridged, arrays
@@ -95,7 +101,8 @@ class PretrainingRun(TrainingRun):
             checkpointing.PHASE_PREFIXES[config.phase],
         )
         self._evaluate_batch = tf.function(self._model, jit_compile=config.xla, autograph=False)
-        self._held_out = _held_out_data(config, inputs)
+        self._unigram = _unigram_log_probabilities(config, inputs)
+        self._held_out = _held_out_data(config, inputs, self._unigram)
         self._skipped: list[tuple[int, int]] = []
 
     # -------------------------------------------------------------------------------------------- start
@@ -198,6 +205,15 @@ class PretrainingRun(TrainingRun):
             f"Disc_loss:{values.get('disc_loss', 0.0):10.6f}"
         )
 
+    def _facts(self) -> dict[str, float]:
+        facts = {
+            "sequences_per_update": self._shape.global_batch_size,
+            "training_examples": len(self._inputs.training),
+        }
+        if self._unigram is not None:
+            facts["unigram_entropy"] = unigram_entropy(self._unigram)
+        return facts
+
     def _epoch(self, step: int) -> float:
         return step * self._shape.global_batch_size / len(self._inputs.training)
 
@@ -294,7 +310,16 @@ def _training_data(
     )
 
 
-def _held_out_data(config: PretrainingConfig, inputs: Inputs) -> HeldOutData | None:
+def _unigram_log_probabilities(config: PretrainingConfig, inputs: Inputs) -> np.ndarray | None:
+    """For held-out evaluation, and for the log where nothing need be read for them."""
+    if inputs.held_out is None and not has_token_counts(inputs.training):
+        return None
+    return unigram_log_probabilities(inputs.training, inputs.vocabulary, config.max_seq_length)
+
+
+def _held_out_data(
+    config: PretrainingConfig, inputs: Inputs, unigram: np.ndarray | None
+) -> HeldOutData | None:
     if inputs.held_out is None:
         return None
     picks = max_predictions(_HELD_OUT_MASK_PROB, config.max_seq_length)
@@ -304,9 +329,7 @@ def _held_out_data(config: PretrainingConfig, inputs: Inputs) -> HeldOutData | N
         max_seq_length=config.max_seq_length,
         batch_size=config.eval_batch_size,
         most_batches=config.eval_steps,
-        unigram_log_probabilities=unigram_log_probabilities(
-            inputs.training, inputs.vocabulary, config.max_seq_length
-        ),
+        unigram_log_probabilities=unigram,
     )
 
 

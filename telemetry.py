@@ -164,12 +164,15 @@ def duration(seconds: float | None) -> str:
 def read_dll_log(path: str | Path) -> list[dict]:
     """The events of a DLLogger file, in order; a line cut off by a kill is left out."""
     events = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        if line.startswith("DLLL "):
-            try:
-                events.append(json.loads(line.removeprefix("DLLL ")))
-            except ValueError:
-                continue
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            if line.startswith("DLLL "):
+                try:
+                    event = json.loads(line.removeprefix("DLLL "))
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(event, dict):
+                    events.append(event)
     return events
 
 

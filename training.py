@@ -379,15 +379,28 @@ def _window(
     meter: Meter,
     workers: Workers,
 ) -> Window:
+    rates = meter.window()
+    if workers.size > 1:
+        rates |= _longest_wait(rates, workers)
     return Window(
         sums=workers.sum_by_name({name: value.numpy() for name, value in progress.sums.items()}),
         gradient_norm=result.gradient_norm,
         learning_rate=learning_rate,
         loss_scale=engine.loss_scale.value if engine.loss_scale.enabled else None,
         skipped_updates=progress.skipped,
-        rates=meter.window(),
+        rates=rates,
         seconds_left=meter.seconds_left(),
     )
+
+
+def _longest_wait(rates: dict[str, float], workers: Workers) -> dict[str, float]:
+    """The worker that waits longest for its data, which all others then wait for; empty without rates."""
+    waits = np.zeros(workers.size)
+    waits[workers.rank] = rates.get("data_wait", 0.0)
+    waits = workers.sum(waits)
+    if not rates:
+        return {}
+    return {"worst_data_wait": float(waits.max()), "worst_data_wait_worker": float(waits.argmax())}
 
 
 def _check_finite(result: UpdateResult, engine: Engine, data: UpdateData) -> None:

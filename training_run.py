@@ -19,6 +19,8 @@ from tqdm import tqdm
 import checkpointing
 from batching import UpdateData
 from checkpointing import Checkpoint
+from command_line import RunFailure
+from device import describe_environment
 from optimization import Optimizer, Schedule
 from stall_watch import StallWatch
 from telemetry import UNITS, DllLog, Meter, TensorBoardLog, duration
@@ -135,10 +137,16 @@ class TrainingRun(abc.ABC):
         self._workers.check_replicas(digest.hexdigest(), step)
 
     def log_parameters(self) -> None:
-        """Record every setting and the versions, as the first lines of this start."""
+        """Record every setting, what the run works on, and the versions, as the first lines of this start."""
         for name, value in dataclasses.asdict(self._config).items():
             self._dll.parameter({name: value})
+        self._dll.parameter({"workers": self._workers.size} | self._facts())
         self._dll.parameter({"TENSORFLOW_VERSION": tf.__version__, "KERAS_VERSION": keras.__version__})
+        self._dll.parameter(describe_environment())
+
+    def _facts(self) -> dict[str, float]:
+        """What the task's log says of its data, beside the settings."""
+        return {}
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         checkpointing.assign(self._variables, checkpoint.model, str(checkpoint.path))
@@ -171,9 +179,13 @@ class TrainingRun(abc.ABC):
             total=last_update, initial=self.done, desc=title, unit="update", disable=self._bar_is_off()
         ) as self._bar:
             hooks = Hooks(self._log, self._save, self.evaluate, self._show_progress, self._check_replicas)
-            self.done, meter = run_loop(
-                self._engine, updates, schedule, plan, hooks, stop, self._workers, self._watch
-            )
+            try:
+                self.done, meter = run_loop(
+                    self._engine, updates, schedule, plan, hooks, stop, self._workers, self._watch
+                )
+            except RunFailure as failure:
+                self._dll.log((), {"failure": str(failure)})
+                raise
         updates.close()
         # A worker that left now, with a signal's exit code say, would have the others ended as they save.
         self._workers.barrier()

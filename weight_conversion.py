@@ -28,6 +28,7 @@ _ARCHITECTURES = {
     MASKED_LM_HEAD: "ElectraForMaskedLM",
     PLAIN_SPAN_HEAD: "ElectraForQuestionAnswering",
 }
+MODEL_CARD_NAME = "README.md"
 _EXPORTED = (*electra_weights.ENCODER_PREFIXES, *_ARCHITECTURES, electra_weights.JOINT_SPAN_HEAD)
 _FLAG = "init_weights"
 
@@ -67,6 +68,7 @@ def write_folder(
     vocabulary: Vocabulary,
     *,
     squad_head: dict | None = None,
+    model_card: str = "",
     flag: str = "output_dir",
 ) -> None:
     """Write a Hugging Face folder, complete or not at all; an earlier export there is replaced.
@@ -75,6 +77,7 @@ def write_folder(
         architecture: Hugging Face's class of the network.
         tensors: under Hugging Face's names and in its layout.
         squad_head: settings of a span head, kept in config.json.
+        model_card: text of README.md; without it there is none.
         flag: names the output folder in messages, without dashes.
 
     Raises:
@@ -103,6 +106,8 @@ def write_folder(
         save_file(tensors, temporary / WEIGHTS_NAME, metadata={"format": "pt"})
         files.write_json(temporary / CONFIG_NAME, settings)
         vocabulary.save(temporary / "vocab.txt")
+        if model_card:
+            files.write_text(temporary / MODEL_CARD_NAME, model_card)
         files.remove_folder(folder)
         files.publish(temporary, folder)
     finally:
@@ -135,7 +140,7 @@ def write_question_answering(
     )
 
 
-def write_network(folder: str | Path, network: PretrainedModel, flag: str) -> list[str]:
+def write_network(folder: str | Path, network: PretrainedModel, flag: str, model_card: str = "") -> list[str]:
     """Write a network that was read from anywhere; returns the names of weights that are left out.
 
     Raises:
@@ -153,6 +158,7 @@ def write_network(folder: str | Path, network: PretrainedModel, flag: str) -> li
         electra_weights.to_huggingface(kept),
         network.vocabulary,
         squad_head=network.settings.get("squad_head"),
+        model_card=model_card,
         flag=flag,
     )
     return sorted(network.shown(name) for name in network.tensors.keys() - kept.keys())

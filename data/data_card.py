@@ -22,12 +22,13 @@ import io
 import logging
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import files
 import tfrecords
 from example_parsing import parse_examples
+from markdown_text import code, plain, table
 from tfrecords import Shards
 from tokenization import load_vocabulary
 
@@ -123,7 +124,7 @@ def _summary(manifest: dict) -> str:
         ("vocabulary", f"{manifest['vocabulary_size']:,} WordPiece pieces; text {casing}"),
         ("what is masked", "not recorded: drawn anew in training, for each place in a run"),
     ]
-    return "\n".join([*lines, _table(("", ""), rows)])
+    return "\n".join([*lines, table(("", ""), rows)])
 
 
 def _title(manifest: dict) -> str:
@@ -140,11 +141,11 @@ def _sources(sources: list[dict]) -> str:
     total = sum(source["bytes"] for source in sources)
     rows = [
         (
-            _code(source["name"]),
+            code(source["name"]),
             f"{source['bytes']:,}",
-            _plain(source.get("licence", "not recorded")),
-            _plain(source.get("origin", "not recorded")),
-            _code(source["sha256"]),
+            plain(source.get("licence", "not recorded")),
+            plain(source.get("origin", "not recorded")),
+            code(source["sha256"]),
         )
         for source in sources[:_MOST_ROWS]
     ]
@@ -153,7 +154,7 @@ def _sources(sources: list[dict]) -> str:
         "",
         f"{_count(len(sources), 'file')}, {total:,} bytes as stored.",
         "",
-        _table(("file", "bytes", "licence", "origin", "SHA-256"), rows),
+        table(("file", "bytes", "licence", "origin", "SHA-256"), rows),
     ]
     return "\n".join(lines + _rest(sources))
 
@@ -168,14 +169,14 @@ def _documents(manifest: dict) -> str:
     else:
         kept = manifest.get("documents_kept", manifest["documents"])
         rows = [("kept", f"{kept:,}")]
-        rows += [(f"dropped: {_plain(reason)}", f"{count:,}") for reason, count in sorted(dropped.items())]
+        rows += [(f"dropped: {plain(reason)}", f"{count:,}") for reason, count in sorted(dropped.items())]
         rows.append(("in all", f"{kept + sum(dropped.values()):,}"))
-        lines.append(_table(("", "documents"), rows, right=(1,)))
+        lines.append(table(("", "documents"), rows, right=(1,)))
     skipped = manifest["skipped_sources"]
     lines.append("")
     if skipped:
-        rows = [(_code(entry["name"]), _plain(entry["reason"])) for entry in skipped[:_MOST_ROWS]]
-        lines += [f"{_count(len(skipped), 'file')} skipped:", "", _table(("file", "reason"), rows)]
+        rows = [(code(entry["name"]), plain(entry["reason"])) for entry in skipped[:_MOST_ROWS]]
+        lines += [f"{_count(len(skipped), 'file')} skipped:", "", table(("file", "reason"), rows)]
         lines += _rest(skipped)
     else:
         lines.append("No file was skipped.")
@@ -188,7 +189,7 @@ def _lengths(manifest: dict) -> str:
     lines = [
         "## Lengths and padding",
         "",
-        _table(
+        table(
             ("sequence length", "examples", "tokens", "padding share"),
             [(*row, _percent(manifest["padding_share"], 1))],
             right=(0, 1, 2, 3),
@@ -205,7 +206,7 @@ def _lengths(manifest: dict) -> str:
             "",
             f"![Examples by their number of tokens]({tfrecords.LENGTH_HISTOGRAM_NAME})",
             "",
-            _table(("tokens", "examples", "share", ""), rows, right=(0, 1, 2)),
+            table(("tokens", "examples", "share", ""), rows, right=(0, 1, 2)),
         ]
     return "\n".join(lines)
 
@@ -223,9 +224,9 @@ def _examples(examples: Sequence[str]) -> str:
 
 
 def _settings(manifest: dict) -> str:
-    rows = [(_code(name), _code(str(value))) for name, value in manifest["settings"].items()]
-    rows.append((_code("vocabulary_sha256"), _code(manifest["vocabulary_sha256"])))
-    return "\n".join(["## Settings", "", _table(("setting", "value"), rows)])
+    rows = [(code(name), code(str(value))) for name, value in manifest["settings"].items()]
+    rows.append((code("vocabulary_sha256"), code(manifest["vocabulary_sha256"])))
+    return "\n".join(["## Settings", "", table(("setting", "value"), rows)])
 
 
 def _files(manifest: dict, manifest_sha256: str) -> str:
@@ -247,24 +248,7 @@ def _files(manifest: dict, manifest_sha256: str) -> str:
     return "\n".join(lines)
 
 
-# ----------------------------------------------------------------------------------------------- Markdown
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A Markdown table; the columns of the numbers `right` are flush right."""
-    rule = ["---:" if column in right else "---" for column in range(len(header))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-
-
-def _code(text: str) -> str:
-    """Text as it is, in a table's cell; one with a bar not as code, where readers of Markdown differ."""
-    return _plain(text) if re.search(r"[`|\n]", text) else f"`{text}`"
-
-
-def _plain(text: str) -> str:
-    """Words in a table's cell: what Markdown or HTML would take for a sign is escaped."""
-    text = re.sub(r"[&<>|~]", lambda match: f"&#{ord(match[0])};", " ".join(text.split()))
-    return re.sub(r"([\\`*_\[\]])", r"\\\1", text)
+# -------------------------------------------------------------------------------------------------- wording
 
 
 def _rest(entries: list[dict]) -> list[str]:

@@ -7,7 +7,8 @@
 #
 # The options of scripts/install.sh are set by running it first: `bash scripts/install.sh --tests --python PATH`.
 # Tests of several workers are skipped where Horovod cannot be compiled (no cmake or C++ compiler; Python 3.13), those
-# of several hosts where there is no ssh server (apt-get install openssh-server) or no right to network namespaces.
+# of several hosts where there is no ssh server (apt-get install openssh-server) or no right to network namespaces,
+# those of pages where there is no Chromium (apt-get install chromium).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -111,11 +111,15 @@ def test_n_workers_end_with_the_weights_of_one(trained, runs: Runs, optimizer, c
 @pytest.mark.parametrize(("optimizer", "count"), [("adam", 2), ("adam", 4), ("lamb", 2)])
 def test_metrics_are_sums_over_all_workers(trained, runs: Runs, optimizer, count):
     unmeasured = {"train_perf", "tokens_per_second", "data_wait"}
+    of_several = {"worst_data_wait", "worst_data_wait_worker"}
     for read in (runs.logged, runs.evaluated):
         one, several = read(trained[optimizer, 1]), read(trained[optimizer, count])
         assert one.keys() == several.keys() and one
         for step, values in one.items():
-            assert values.keys() == several[step].keys()
+            assert values.keys() == several[step].keys() - of_several
+            if of_several & several[step].keys():
+                assert several[step]["worst_data_wait"] >= several[step]["data_wait"]
+                assert several[step]["worst_data_wait_worker"] in range(count)
             for name in values.keys() - unmeasured:
                 assert several[step][name] == pytest.approx(values[name], rel=1e-4, abs=1e-5), name
 

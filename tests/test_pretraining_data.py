@@ -9,7 +9,13 @@ import pytest
 import tfrecords
 from batching import BatchShape, ExampleOrder
 from masking import MaskingRule
-from pretraining_data import HeldOutData, PretrainingData, read_examples, unigram_log_probabilities
+from pretraining_data import (
+    HeldOutData,
+    PretrainingData,
+    read_examples,
+    unigram_entropy,
+    unigram_log_probabilities,
+)
 from tfrecords import CorruptShard, Shards
 from tokenization import load_vocabulary
 
@@ -150,3 +156,10 @@ def test_unigram_frequencies_are_the_training_datas(shards, vocabulary, language
     assert np.exp(log_probabilities[word]) == pytest.approx(expected)
     assert np.exp(log_probabilities).sum() == pytest.approx(1)
     assert np.exp(log_probabilities[vocabulary.cls_id]) == 0
+
+
+def test_unigram_entropy_is_the_loss_of_knowing_frequencies_alone():
+    """Half, a quarter, a quarter, and a token that is never picked: 1.5 bits, in nats."""
+    with np.errstate(divide="ignore"):
+        log_probabilities = np.log([0.5, 0.25, 0.0, 0.25])
+    assert unigram_entropy(log_probabilities) == pytest.approx(1.5 * np.log(2))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -87,6 +88,34 @@ def test_learning_rate_and_epoch_are_logged_as_they_were(runs: Runs, finished):
         done = (update - 1 - 2) / 10
         assert values["learning_rate"] == pytest.approx(2e-3 * np.sqrt(1 - done), rel=1e-6)
         assert values["epoch"] == pytest.approx(update * 8 / examples)
+
+
+def test_what_the_run_works_on_is_logged(runs: Runs, finished):
+    """4 sequences in 2 micro-batches; the entropy of the words by the counts beside the shards."""
+    parameters = {}
+    for event in runs.log(finished):
+        if event["type"] == "LOG" and event["step"] == "PARAMETER":
+            parameters |= event["data"]
+    manifest = json.loads((runs.shards(32) / "manifest.json").read_text())
+    assert (parameters["workers"], parameters["sequences_per_update"]) == (1, 8)
+    assert parameters["training_examples"] == manifest["examples"]
+    pieces = (runs.shards(32) / "vocab.txt").read_text().split()
+    counts = np.load(runs.shards(32) / "token_counts.npy").astype(float) + 1
+    counts[[pieces.index(special) for special in ("[PAD]", "[CLS]", "[SEP]", "[MASK]")]] = 0
+    shares = counts[counts > 0] / counts.sum()
+    assert parameters["unigram_entropy"] == pytest.approx(-(shares * np.log(shares)).sum())
+    assert parameters["DEVICES"] and parameters["PYTHON_VERSION"] == platform.python_version()
+
+
+def test_a_run_that_breaks_says_so_in_its_log(runs: Runs, run_program):
+    """A learning rate that no weights survive."""
+    error = one_line_error(runs.run("broken", expect=1, learning_rate=1e30, num_warmup_steps=0, log_freq=1))
+    (failure,) = [
+        event["data"]["failure"] for event in runs.log("broken") if "failure" in event.get("data", {})
+    ]
+    assert failure in error and failure.startswith("the ")
+    done = run_program("run_report.py", runs.folder("broken"), "--check")
+    assert done.returncode == 1 and failure in done.stdout
 
 
 def test_summary_lines_end_the_run(runs: Runs, finished):

@@ -1,83 +1,121 @@
-"""The report reads what the log says: phases joined, first and last evaluation, medians."""
+"""The report's program: its pictures, its table, NVIDIA's curve, and what it refuses."""
 
 import json
 
 import pytest
+from run_logs import write_run
+from test_run_log import write_phases
 
-import run_report
-from command_line import UsageError
-from telemetry import DllLog
+import reference_curve
+import run_curves
+from held_out_table import table
+from run_log import read_run
 
-
-def _write_run(folder, restarted=True):
-    """A log of two phases with an evaluation before them, one restart, and known numbers."""
-    log = DllLog(folder / "logs" / "dllogger.log")
-
-    def start(phase2, length):
-        for name, value in {"max_seq_length": length, "phase2": phase2}.items():
-            log.parameter({name: value})
-
-    def held_out(update, auc):
-        values = {"disc_auc": auc, "masked_lm_loss_masked_only": 6.0 - auc, "unigram_cross_entropy": 7.0}
-        log.log((update,), {f"eval_{name}": value for name, value in values.items()})
-
-    start(True, 512)
-    held_out(0, 0.43)
-    start(False, 128)
-    for update in (5, 10):
-        log.log((update,), {"total_loss": 50.0 - update, "train_perf": 10.0 * update, "disc_auc": 0.5})
-    held_out(10, 0.6)
-    if restarted:
-        start(False, 128)
-        log.log((10,), {"total_loss": 1.0, "train_perf": 70.0, "disc_auc": 0.7})
-    start(True, 512)
-    log.log((4,), {"total_loss": 20.0, "train_perf": 3.0, "disc_auc": 0.8})
-    held_out(4, 0.85)
-    log.close()
+# Settings of configs/base_phase1.json and base_phase2.json on eight GPUs.
+NVIDIA = {
+    "optimizer": "lamb",
+    "generator_hidden_size": 1 / 3,
+    "electra_objective": True,
+    "uniform_generator": False,
+    "disc_weight": 50.0,
+    "gen_weight": 1.0,
+    "init_weights": "",
+    "learning_rate": 6e-3,
+    "sequences_per_update": 67_584,
+}
 
 
-def test_phases_are_told_apart_and_a_restart_replaces_its_lines(tmp_path):
-    _write_run(tmp_path)
-    first, second = run_report.read_phases(run_report.find_log(str(tmp_path)))
-    assert (first.number, first.max_seq_length, second.number, second.max_seq_length) == (1, 128, 2, 512)
-    assert {update: values["total_loss"] for update, values in first.training.items()} == {5: 45.0, 10: 1.0}
-    assert sorted(first.held_out) == [10] and sorted(second.held_out) == [0, 4]
-
-
-def test_the_table_compares_the_last_phases_first_and_last_evaluation(tmp_path, capsys, monkeypatch):
-    _write_run(tmp_path)
-    monkeypatch.setattr(
-        "sys.argv", ["run_report.py", str(tmp_path), "--output", str(tmp_path / "curves.png")]
-    )
-    assert run_report.main() == 0
-    printed = capsys.readouterr().out
-    rows = {line[:36].strip(): line[36:].split() for line in printed.splitlines()}
+def test_the_table_compares_the_last_phases_first_and_last_evaluation(tmp_path, run_program):
+    picture = tmp_path / "curves.png"
+    done = run_program("run_report.py", write_phases(tmp_path), "--output", picture)
+    assert done.returncode == 0, done.stderr
+    rows = {line[:36].strip(): line[36:].split() for line in done.stdout.splitlines()}
     assert rows["held-out, sequences of 512"] == ["before", "after"]
     assert rows["replaced-token AUC"] == ["0.430", "0.850"]
     assert rows["masked-LM loss at [MASK] (nats)"] == ["5.570", "5.150"]
     assert rows["phase 1, sequences of 128"] == ["10", "updates,", "70.0", "sequences/s"]
-    picture = (tmp_path / "curves.png").read_bytes()
-    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+    assert done.stdout.splitlines()[-1] == f"curves: {picture}"
+    content = picture.read_bytes()
+    assert content.startswith(b"\x89PNG") and len(content) > 10_000
 
 
-def test_curves_join_the_phases_and_leave_out_what_came_before_training(tmp_path):
-    _write_run(tmp_path)
-    phases = run_report.read_phases(tmp_path / "logs" / "dllogger.log")
-    assert run_report._joined(phases, "training", "total_loss") == [(5, 45.0), (10, 1.0), (14, 20.0)]
-    assert run_report._joined(phases, "held_out", "eval_disc_auc") == [(10, 0.6), (14, 0.85)]
+def test_a_picture_of_several_runs_and_of_a_log_with_two_keys_is_drawn(tmp_path):
+    write_run(tmp_path / "a")
+    line = {"type": "LOG", "step": [10], "data": {"total_loss": 40.0, "train_perf": 100.0}}
+    (tmp_path / "nvidia.log").write_text(f"DLLL {json.dumps(line)}\n")
+    run, nvidia = (read_run(str(tmp_path / name)) for name in ("a", "nvidia.log"))
+    run_curves.draw_picture([run, nvidia], tmp_path / "both.png")
+    assert (tmp_path / "both.png").stat().st_size > 20_000
+    assert [chart.title for chart in run_curves.charts([nvidia])] == [
+        "total loss",
+        "throughput (sequences/s)",
+    ]
+    assert "100.0 sequences/s" in table(nvidia.phases)
 
 
-def test_nvidias_logs_without_our_keys_are_read(tmp_path):
-    """A log of one phase that never says which."""
-    lines = [{"type": "LOG", "step": [10], "data": {"total_loss": 40.0, "train_perf": 100.0}}]
-    path = tmp_path / "dllogger.log"
-    path.write_text("".join(f"DLLL {json.dumps(line)}\n" for line in lines) + "something else\n")
-    (phase,) = run_report.read_phases(path)
-    assert phase.number == 1 and phase.training == {10: {"total_loss": 40.0, "train_perf": 100.0}}
-    run_report.draw([phase], tmp_path / "curves.png")
-    assert "100.0 sequences/s" in run_report.table([phase])
+def test_long_curves_keep_their_spikes(tmp_path):
+    """A hundred thousand lines, one of them high and one low, in a few hundred points."""
+    lines = range(1, 100_001)
+    points = [(float(update), 5.0) for update in lines]
+    points[70_001] = (70_002.0, 90.0)
+    points[333] = (334.0, 0.5)
+    thinned = run_curves._thinned(points)
+    assert len(thinned) <= 400 and thinned == sorted(thinned)
+    assert {(70_002.0, 90.0), (334.0, 0.5), points[0], points[-1]} <= set(thinned)
 
 
-def test_a_folder_without_a_log_stops(tmp_path):
-    with pytest.raises(UsageError, match=r"holds no dllogger\.log"):
-        run_report.find_log(str(tmp_path))
+def test_nvidias_curve_stands_beside_its_own_recipe(tmp_path):
+    run = read_run(str(write_run(tmp_path, NVIDIA, updates=range(500, 5001, 500))))
+    assert reference_curve.differences(run) == []
+    (series,) = [s for s in run_curves.charts([run])[0].series if s.label == reference_curve.NAME]
+    assert series.points == [(0, 45.0), (300, 25.0), (700, 22.4), (930, 15.9), (2000, 12.6), (5000, 10.0)]
+
+
+def test_nvidias_curve_goes_as_far_as_the_run_and_follows_its_phases(tmp_path):
+    write_run(tmp_path, NVIDIA, updates=range(500, 8001, 500))
+    second = {"phase2": True, "max_seq_length": 512, "sequences_per_update": 27_648}
+    write_run(tmp_path, NVIDIA | second, updates=(15, 150))
+    first, then = reference_curve.curve(read_run(str(tmp_path)))
+    # Between 10.0 at update 5,000 and 9.3 at 10,000; between 22.2 at the start of phase 2 and 9.3 at 300.
+    assert first[-1] == pytest.approx((8000, 9.58))
+    assert then == [(8000, 22.2), pytest.approx((8150, 15.75))]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": 512},
+        {"model_size": "small"},
+        {"generator_hidden_size": 0.25},
+        {"optimizer": "adam"},
+        {"sequences_per_update": 256},
+        {"max_seq_length": 256},
+        {"disc_weight": 25.0},
+        {"mask_prob": 0.25},
+        {"electra_objective": False},
+        {"init_weights": "weights"},
+    ],
+    ids=str,
+)
+def test_another_recipes_curve_stands_alone(change, tmp_path):
+    run = read_run(str(write_run(tmp_path, NVIDIA | change)))
+    assert reference_curve.curve(run) == []
+    (name,) = change
+    assert any(name.replace("_per_update", "") in text for text in reference_curve.differences(run))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nothing"], "run_dir nothing: holds no dllogger.log"),
+        (["run", "--output", "report.pdf"], "--output report.pdf: must end in .html or .png"),
+        (["run", "--output", "away/report.html"], "--output away/report.html: there is no folder away"),
+        (["run", "--watch", "--check"], "--watch True: contradicts --check"),
+        (["run", "--watch", "--port", "70000"], "--port 70000: must be between 0 and 65535"),
+        ([], "run_dir"),
+    ],
+    ids=str,
+)
+def test_a_users_mistake_is_one_line(arguments, told, tmp_path, usage_error):
+    write_run(tmp_path / "run")
+    assert told in usage_error("run_report.py", *arguments, cwd=tmp_path)

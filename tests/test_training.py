@@ -15,7 +15,8 @@ from batching import UpdateData
 from command_line import RunFailure
 from optimization import AdamW, Lamb
 from pretraining import PretrainingModel
-from training import Engine, Hooks, LoopPlan, LossScale, StopSignal, run_loop
+from training import Engine, Hooks, LoopPlan, LossScale, StopSignal, _longest_wait, run_loop
+from workers import Workers
 
 
 def _update(number, *batches) -> UpdateData:
@@ -287,3 +288,22 @@ print("still there", flush=True)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == -signal.SIGTERM and done.stdout == "saved\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("waits", "expected"),
+    [([0.1, 0.4, 0.2], (0.4, 1)), ([0.3, 0.1, 0.2], (0.3, 0)), ([0.0, 0.0, 0.0], (0.0, 0))],
+)
+def test_worker_that_waits_longest_for_data_is_known_to_all(waits, expected):
+    """What the other workers put into the exchange is added by hand."""
+
+    class OneOfThree(Workers):
+        def sum(self, values):
+            others = np.array(waits)
+            others[self.rank] = 0
+            return values + others
+
+    for rank, wait in enumerate(waits):
+        found = _longest_wait({"data_wait": wait}, OneOfThree(rank=rank, size=3))
+        assert (found["worst_data_wait"], found["worst_data_wait_worker"]) == expected
+    assert _longest_wait({}, OneOfThree(rank=0, size=3)) == {}

@@ -201,6 +201,7 @@ def test_every_kind_of_run_exports_folders_that_hugging_face_loads_whole(runs, t
             output / folder, output_loading_info=True
         )
         assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert f"import AutoTokenizer, {kinds[folder]}\n" in (output / folder / "README.md").read_text()
         own = folder == "discriminator" or "--untied_generator_embeddings" not in options
         table = saved[f"{'electra' if own else 'generator'}/embeddings/word_embeddings"]
         np.testing.assert_array_equal(model.get_input_embeddings().weight.detach().numpy(), table)

@@ -1,0 +1,37 @@
+"""The table at the end of a run: held-out figures before and after, and the throughput of each phase."""
+
+from statistics import median_high
+
+from run_log import Phase
+
+# (label, key, format)
+_ROWS = (
+    ("masked-LM loss at [MASK] (nats)", "eval_masked_lm_loss_masked_only", "{:.3f}"),
+    ("  unigram cross-entropy (nats)", "eval_unigram_cross_entropy", "{:.3f}"),
+    ("masked-LM accuracy at [MASK] (%)", "eval_masked_lm_accuracy_masked_only", "{:.1f}"),
+    ("replaced-token accuracy (%)", "eval_disc_accuracy", "{:.1f}"),
+    ("  majority rate (%)", "eval_disc_majority_accuracy", "{:.1f}"),
+    ("replaced-token AUC", "eval_disc_auc", "{:.3f}"),
+)
+
+
+def table(phases: list[Phase]) -> str:
+    """First and last evaluation of the last phase, and each phase's updates and median throughput."""
+    lines = []
+    last = phases[-1]
+    if last.held_out:
+        first_update, last_update = min(last.held_out), max(last.held_out)
+        before, after = last.held_out[first_update], last.held_out[last_update]
+        lines.append(f"{f'held-out, sequences of {last.max_seq_length}':36} {'before':>10} {'after':>10}")
+        for label, key, form in _ROWS:
+            if key in after:
+                has_before = first_update != last_update and key in before
+                first = form.format(before[key]) if has_before else "-"
+                lines.append(f"{label:36} {first:>10} {form.format(after[key]):>10}")
+    for phase in phases:
+        rates = [value for _, value in phase.points("training", "train_perf")]
+        if rates:
+            label = f"phase {phase.number}, sequences of {phase.max_seq_length}"
+            rate = median_high(rates)
+            lines.append(f"{label:36} {phase.last_update:>10} updates, {rate:.1f} sequences/s")
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""A checkpoint's network -> its model card, README.md in the form of the Hugging Face hub.
+
+The card says what the checkpoint, the run's log and its data's manifest record, and of what is not recorded
+that it is not. Nothing in it depends on when it is written.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import checkpointing
+import files
+from command_line import UsageError
+from configuration import PretrainingConfig
+from electra_weights import DISCRIMINATOR_HEAD
+from markdown_text import code, plain, table
+from pretrained_models import PretrainedModel
+from run_log import Phase, RunLog, read_run
+from weight_conversion import architecture_name
+
+_SETTINGS = (
+    "max_seq_length",
+    "num_train_steps",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "global_batch_size",
+    "workers",
+    "sequences_per_update",
+    "optimizer",
+    "learning_rate",
+    "lr_schedule",
+    "num_warmup_steps",
+    "weight_decay_rate",
+    "opt_beta_1",
+    "opt_beta_2",
+    "mask_prob",
+    "disc_weight",
+    "gen_weight",
+    "temperature",
+    "electra_objective",
+    "precision",
+    "seed",
+    "init_weights",
+)
+# (label, key, format); each network's card has its own.
+_MASKED_LM = (
+    ("masked-LM loss at [MASK], nats", "eval_masked_lm_loss_masked_only", "{:.3f}"),
+    ("the same of word frequencies alone", "eval_unigram_cross_entropy", "{:.3f}"),
+    ("masked-LM accuracy at [MASK], %", "eval_masked_lm_accuracy_masked_only", "{:.1f}"),
+)
+_DETECTION = (
+    ("replaced-token accuracy, %", "eval_disc_accuracy", "{:.1f}"),
+    ("the same of calling all tokens original, %", "eval_disc_majority_accuracy", "{:.1f}"),
+    ("replaced-token AUC", "eval_disc_auc", "{:.3f}"),
+    ("replaced-token precision", "eval_disc_precision", "{:.3f}"),
+    ("replaced-token recall", "eval_disc_recall", "{:.3f}"),
+)
+_ALWAYS = (("held-out tokens", "eval_tokens", "{:,.0f}"),)
+
+
+def render(checkpoint: Path, network: PretrainedModel, licence: str) -> str:
+    """The card of one of a checkpoint's networks; `licence` is an identifier of the hub."""
+    state = files.read_json(checkpoint / checkpointing.STATE_NAME)
+    run = _run_of(checkpoint)
+    settings = state["config"]
+    kind = "generator" if network.is_masked_lm else "discriminator"
+    sections = [
+        _front_matter(network, licence),
+        f"# {plain(str(settings.get('model_name', 'ELECTRA')))}: ELECTRA {kind}",
+        _introduction(network, state),
+        _architecture(network),
+        _data(run, state),
+        _training(run, state),
+        _held_out(run, state, network),
+        _use(network),
+        f"## Licence\n\n{_licence(licence)}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _run_of(checkpoint: Path) -> RunLog | None:
+    """The run that a checkpoint lies in; None where its log is not there any more."""
+    try:
+        return read_run(str(checkpoint.resolve().parents[1]))
+    except (UsageError, OSError):
+        return None
+
+
+def _front_matter(network: PretrainedModel, licence: str) -> str:
+    lines = ["---", f"license: {licence}", "library_name: transformers"]
+    if network.is_masked_lm:
+        lines.append("pipeline_tag: fill-mask")
+    lines += ["tags:", "- electra", "- fill-mask" if network.is_masked_lm else "- replaced-token-detection"]
+    return "\n".join([*lines, "---"])
+
+
+def _introduction(network: PretrainedModel, state: dict) -> str:
+    if network.is_masked_lm:
+        what = "A masked language model: the small network that proposed replacements in ELECTRA's training."
+    else:
+        what = "The network that ELECTRA's pre-training is for: an encoder, to be fine-tuned on a task."
+    name = architecture_name(network.tensors)
+    return f"""{what} From update {state["step"]:,} of phase {state["phase"]}.
+
+```python
+from transformers import AutoTokenizer, {name}
+
+model = {name}.from_pretrained("this folder")
+tokenizer = AutoTokenizer.from_pretrained("this folder")
+```"""
+
+
+def _architecture(network: PretrainedModel) -> str:
+    rows = [(code(name), code(str(value))) for name, value in dataclasses.asdict(network.config).items()]
+    count = sum(tensor.size for tensor in network.tensors.values())
+    return f"## Architecture\n\n{count:,} parameters.\n\n{table(('setting', 'value'), rows)}"
+
+
+def _data(run: RunLog | None, state: dict) -> str:
+    lines = ["## Training data", ""]
+    manifests = run.manifests() if run else []
+    if not manifests:
+        patterns = code(str(state["config"].get("pretrain_tfrecords", "")))
+        return "\n".join([*lines, f"Shards {patterns}, whose manifest was not there at the export."])
+    for _, manifest in manifests:
+        sources = [source for source in manifest.get("sources", []) if isinstance(source, dict)]
+        licences = sorted({str(source.get("licence", "not recorded")) for source in sources})
+        names = ("documents", "examples", "tokens", "vocabulary_size")
+        rows = [(name.replace("_", " "), f"{manifest[name]:,}") for name in names if name in manifest]
+        rows += [("sources", f"{len(sources):,}"), ("their licences", plain("; ".join(licences)))]
+        length = manifest.get("settings", {}).get("max_seq_length", "?")
+        title = plain(str(manifest.get("title", "Pre-training examples")))
+        lines += [f"{title}, sequences of {length}:", "", table(("", ""), rows), ""]
+    return "\n".join([*lines, "`DATA_CARD.md` beside the shards has the whole account."])
+
+
+def _training(run: RunLog | None, state: dict) -> str:
+    phases = [phase for phase in run.phases if phase.number <= state["phase"]] if run else []
+    if not phases or phases[-1].number != state["phase"]:
+        phases = [Phase(state["phase"], settings=state["config"])]
+    rows = [
+        (code(name), *(code(str(phase.settings.get(name, "not recorded"))) for phase in phases))
+        for name in _SETTINGS
+        if any(phase.settings.get(name) not in (None, "") for phase in phases)
+    ]
+    header = ("setting", *(f"phase {phase.number}" for phase in phases))
+    usual = len(dataclasses.fields(PretrainingConfig))
+    return f"""## Training
+
+{table(header, rows)}
+
+`pretrain_config.json` in the run's folder has all {usual} settings."""
+
+
+def _held_out(run: RunLog | None, state: dict, network: PretrainedModel) -> str:
+    title = "## Held-out metrics\n\n"
+    phases = [phase for phase in run.phases if phase.number == state["phase"]] if run else []
+    lines = phases[0].held_out if phases else {}
+    update = max((update for update in lines if update <= state["step"]), default=None)
+    if update is None:
+        return f"{title}Not evaluated on held-out text."
+    values = lines[update]
+    tells_tokens_apart = any(name.startswith(DISCRIMINATOR_HEAD) for name in network.tensors)
+    wanted = (_DETECTION if tells_tokens_apart else _MASKED_LM) + _ALWAYS
+    rows = [(label, form.format(values[key])) for label, key, form in wanted if key in values]
+    return (
+        f"{title}At update {update:,}, on text that was kept out of training, 15 % of its tokens picked.\n\n"
+        + table(("", ""), rows, right=(1,))
+    )
+
+
+def _use(network: PretrainedModel) -> str:
+    if network.is_masked_lm:
+        text = """To study the pre-training, to go on with it (`--init_weights`), and to fill in masks. As an
+encoder for a task the discriminator is the better choice."""
+    else:
+        text = """To be fine-tuned: classification, tagging, extractive question answering, in the language
+and the kind of text of the training data. As it is, it says of each token whether it was replaced."""
+    return f"""## Intended use
+
+{text}
+It was trained on text alone, whose mistakes and prejudices it may repeat; what it says is not checked for
+truth, and no evaluation of either is part of this card."""
+
+
+def _licence(licence: str) -> str:
+    if licence == "unknown":
+        return "Not stated. The export takes it from `--license`."
+    return f"`{licence}`. The licences of the training text are listed above."

@@ -1,0 +1,220 @@
+"""Every rule finds the fault that it is there for in a made-up log, and nothing in one without it."""
+
+import math
+
+import pytest
+from run_logs import UPDATES, real_quickstart_log, training_line, write_run
+
+import run_health
+from run_log import read_run
+from telemetry import DllLog
+
+
+def findings(folder, **run) -> dict[str, run_health.Finding]:
+    return {finding.rule: finding for finding in run_health.examine(read_run(str(write_run(folder, **run))))}
+
+
+def faults(folder, **run) -> list[str]:
+    return [rule for rule, finding in findings(folder, **run).items() if finding.healthy is False]
+
+
+def always(**values):
+    return lambda update: values
+
+
+def after(first: int, **values):
+    return lambda update: values if update >= first else {}
+
+
+def at(*places: int, **values):
+    return lambda update: values if update in places else {}
+
+
+def test_a_healthy_run_is_healthy_by_every_rule(tmp_path):
+    found = findings(tmp_path)
+    assert {rule: finding.evidence for rule, finding in found.items() if not finding.healthy} == {}
+    assert len(found) == len(run_health.RULES) == 13
+    assert run_health.is_healthy(list(found.values()))
+
+
+MAJORITY = {"disc_accuracy": 85.9, "disc_auc": 0.52}
+PLATEAU = {"eval_masked_lm_loss_masked_only": 7.09}
+FAULTS = {
+    "a loss that is no number": ("finite numbers", {"training": at(7000, masked_lm_loss=math.nan)}),
+    "an infinite held-out loss": ("finite numbers", {"held_out": at(10_000, eval_total_loss=math.inf)}),
+    "majority class": ("off the majority class", {"training": always(**MAJORITY)}),
+    "majority class, of a log that does not have its rate": (
+        "off the majority class",
+        # 15 % of the tokens picked, 6 % of the samples the original: 85.9 % are original.
+        {"training": always(**MAJORITY, sampled_masked_lm_accuracy=6.0, disc_majority_accuracy=None)},
+    ),
+    "generator on the plateau": ("generator past word frequencies", {"held_out": always(**PLATEAU)}),
+    "generator on the plateau, without held-out text": (
+        "generator past word frequencies",
+        {"training": always(masked_lm_loss=6.8), "held_out": always(eval_masked_lm_loss_masked_only=None)},
+    ),
+    # 15 % picked, 70 % of them the original again: 4.5 % of the tokens are replaced.
+    "generator too strong": (
+        "enough replaced tokens",
+        {"training": after(15_000, sampled_masked_lm_accuracy=70.0)},
+    ),
+    "loss that jumps and stays": (
+        "loss without lasting spikes",
+        {"training": after(12_000, total_loss=30.0, masked_lm_loss=6.0)},
+    ),
+    "loss that creeps up": (
+        "loss without lasting spikes",
+        {
+            "training": lambda update: {
+                "total_loss": 12.0 + max(0, update - 10_000) / 2000,
+                "masked_lm_loss": 4.0 + max(0, update - 10_000) / 10_000,
+            }
+        },
+    ),
+    "gradients that jump every so often": (
+        "gradients without frequent spikes",
+        {"training": at(8000, 11_000, 14_000, 17_000, grad_norm=40.0)},
+    ),
+    "loss scale that sinks": ("loss scale holds", {"training": after(19_000, loss_scale=4.0)}),
+    "one update in fifty skipped": ("loss scale holds", {"training": always(skipped_updates=10.0)}),
+    "learning rate too high": ("learning rate of a recipe", {"training": always(learning_rate=5e-3)}),
+    "learning rate too low": ("learning rate of a recipe", {"training": always(learning_rate=1e-7)}),
+    "no warm-up": ("learning rate of a recipe", {"settings": {"num_warmup_steps": 0}}),
+    "data by heart": (
+        "data not repeated to harm",
+        {
+            "training": lambda update: {"epoch": update / 1000},
+            "held_out": lambda update: {"eval_masked_lm_loss_masked_only": 4.0 + abs(update - 10_000) / 1e4},
+        },
+    ),
+    "half of it padding": ("little padding", {"training": always(tokens_per_second=100.0 * 64)}),
+    "a slow disk": ("not waiting for data", {"training": always(data_wait=0.3, worst_data_wait=0.3)}),
+    "one worker's slow disk": (
+        "no slow worker",
+        {"training": always(worst_data_wait=0.4, worst_data_wait_worker=3.0)},
+    ),
+    "half as fast in the end": (
+        "steady throughput",
+        {"training": after(15_500, train_perf=50.0, tokens_per_second=5760.0)},
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_by_its_rule_and_by_no_other(fault, tmp_path):
+    rule, run = FAULTS[fault]
+    assert faults(tmp_path, **run) == [rule]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_comes_with_evidence_and_advice(fault, tmp_path):
+    rule, run = FAULTS[fault]
+    finding = findings(tmp_path, **run)[rule]
+    assert any(character.isdigit() for character in finding.evidence) or "warm-up" in finding.evidence
+    assert len(finding.advice) > 20
+
+
+EARLY = range(100, 2001, 100)
+HARMLESS = {
+    "majority class, early": {"training": always(**MAJORITY), "updates": EARLY},
+    "plateau, early": {"training": always(masked_lm_loss=6.99), "updates": EARLY},
+    "a spike that recovers": {"training": at(9000, total_loss=60.0, grad_norm=90.0)},
+    "a spike on the last line": {"training": at(UPDATES[-1], total_loss=60.0)},
+    "norms that rise as learning sets in": {"training": after(9000, grad_norm=15.0)},
+    "many epochs while held-out loss falls": {"training": lambda update: {"epoch": update / 500}},
+    "few epochs while held-out loss rises": {
+        "held_out": lambda update: {"eval_masked_lm_loss_masked_only": 4.0 + update / 1e4}
+    },
+    "a loss that rises because the generator learns": {
+        "training": lambda update: {"total_loss": 12.0 + 8.0 * update / UPDATES[-1]}
+    },
+    "a minute's run on a busy machine": {
+        "updates": range(1, 41),
+        "training": after(30, train_perf=20.0, tokens_per_second=2304.0),
+        "settings": {"sequences_per_update": 8},
+    },
+    "a scale that settles lower": {"training": after(9000, loss_scale=1024.0)},
+    "a narrow network's high rate": {
+        "settings": {"hidden_size": 64},
+        "training": always(learning_rate=3e-3),
+    },
+    "no warm-up from trained weights": {"settings": {"num_warmup_steps": 0, "init_weights": "a"}},
+    "a slow minute": {"training": at(12_000, 12_500, train_perf=20.0, tokens_per_second=2304.0)},
+}
+
+
+@pytest.mark.parametrize("what", HARMLESS)
+def test_what_only_looks_like_a_fault_is_none(what, tmp_path):
+    assert faults(tmp_path, **HARMLESS[what]) == []
+
+
+def test_a_majority_class_that_is_normal_is_called_so(tmp_path):
+    finding = findings(tmp_path, training=always(**MAJORITY), updates=EARLY)["off the majority class"]
+    assert finding.evidence == (
+        "accuracy 85.9 %, majority rate 85.9 %, AUC 0.520: not learning yet, normal up to update 10,000 of "
+        "this run"
+    )
+
+
+def test_trained_weights_and_large_batches_must_learn_sooner(tmp_path):
+    updates = range(100, 3001, 100)
+    majority = {"training": always(**MAJORITY), "updates": updates}
+    for number, settings in enumerate(({"init_weights": "weights"}, {"sequences_per_update": 67_584})):
+        settings |= {"num_warmup_steps": 100}
+        assert faults(tmp_path / str(number), settings=settings, **majority) == ["off the majority class"]
+
+
+def test_a_spike_is_told_with_its_end(tmp_path):
+    finding = findings(tmp_path, training=at(9000, total_loss=60.0))["loss without lasting spikes"]
+    # The median of the ten lines before: 25 - 13 * update / 20,000 between updates 6,000 and 6,500.
+    assert finding.evidence == ("phase 1, update 9,000: loss 60 after 20.94, down again after 1 line")
+
+
+def test_a_run_that_ended_by_a_failure_says_why(tmp_path):
+    log = DllLog(write_run(tmp_path) / "logs" / "dllogger.log")
+    log.log((), {"failure": "the loss of update 20001 is nan; its data: a.tfrecord records 7"})
+    log.close()
+    found = run_health.examine(read_run(str(tmp_path)))
+    (fault,) = [finding for finding in found if finding.healthy is False]
+    assert fault.rule == "finite numbers" and "a.tfrecord records 7" in fault.evidence
+    # Another start goes on from the checkpoint before.
+    write_run(tmp_path, updates=range(20_500, 21_001, 500))
+    assert run_health.is_healthy(run_health.examine(read_run(str(tmp_path))))
+
+
+def test_a_log_without_the_figures_is_not_judged_and_not_at_fault(tmp_path):
+    """NVIDIA's logs have neither gradient norms nor learning rates nor epochs."""
+    kept = ("train_perf", "total_loss", "disc_accuracy", "disc_auc")
+    unknown = {name: None for name in training_line(1) if name not in kept}
+    found = findings(
+        tmp_path,
+        settings={"workers": 1, "learning_rate": None, "unigram_entropy": None},
+        training=always(**unknown),
+        held_out=always(eval_masked_lm_loss_masked_only=None),
+    )
+    judged = [rule for rule, finding in found.items() if finding.healthy is not None]
+    assert judged == ["finite numbers", "loss without lasting spikes", "steady throughput"]
+    assert run_health.is_healthy(list(found.values()))
+
+
+def test_check_prints_rules_and_its_exit_code_is_the_verdict(tmp_path, run_program):
+    healthy = write_run(tmp_path / "a")
+    ill = write_run(tmp_path / "b", {"model_name": "ill"}, training=always(**MAJORITY))
+    done = run_program("run_report.py", "--check", healthy)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(
+        "made_up: healthy after 20,000"
+    )
+    done = run_program("run_report.py", healthy, ill, "--check", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "ill: UNHEALTHY after 20,000 updates" in done.stdout
+    assert "UNHEALTHY   off the majority class: accuracy 85.9 %" in done.stdout
+    assert done.stdout.count("advice:") == 1
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_the_quickstarts_log_is_healthy():
+    run = read_run(str(real_quickstart_log()))
+    found = run_health.examine(run)
+    assert run_health.is_healthy(found), run_health.describe(run, found)
+    # Neither float16 nor several workers, and no ten minutes.
+    assert sum(finding.healthy is None for finding in found) == 3
