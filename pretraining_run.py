@@ -12,13 +12,14 @@ from tqdm import tqdm
 import checkpointing
 import files
 import weight_conversion
-from batching import ExampleOrder
+from batching import ExampleOrder, UpdateData
 from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
 from device import set_up_device
 from example_parsing import example_length
 from masking import MaskingRule, describe_masked
+from model_flops import pretraining_flops
 from optimization import SCHEDULES, AdamW, Lamb, Optimizer
 from pretraining import PretrainingModel, held_out_metrics, metrics
 from pretraining_data import (
@@ -194,6 +195,13 @@ class PretrainingRun(TrainingRun):
 
     def _metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return metrics(sums, self._config)
+
+    def _flops(self, data: UpdateData) -> int:
+        size = self._inputs.vocabulary.size
+        return sum(
+            sum(pretraining_flops(self._config, size, *batch["input_ids"].shape).values())
+            for batch in data.micro_batches
+        )
 
     def _log_step(self, step: int) -> tuple[int, ...]:
         return (step,)

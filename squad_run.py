@@ -14,8 +14,10 @@ import checkpointing
 import files
 import squad_evaluation
 import weight_conversion
+from batching import UpdateData
 from command_line import RunFailure, UsageError
 from device import set_up_device
+from model_flops import encoder_flops
 from optimization import AdamW, layerwise_multipliers, polynomial_decay_after_warmup
 from question_answerer import assign_pretrained, build_model
 from squad_batches import TrainingWindows, bucket_lengths
@@ -187,6 +189,13 @@ class SquadRun(TrainingRun):
         if "answerable_loss" in sums:
             values["answerable_loss"] = float(sums["answerable_loss"]) / windows
         return values
+
+    def _flops(self, data: UpdateData) -> int:
+        """Of the encoder; the head's are a hundredth of it at most."""
+        return sum(
+            sum(encoder_flops(self._inputs.model.config, *batch["input_ids"].shape).values())
+            for batch in data.micro_batches
+        )
 
     def _log_step(self, step: int) -> tuple[int, ...]:
         return (int((step - 1) / self._updates_per_epoch), step)

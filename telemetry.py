@@ -111,21 +111,25 @@ class Meter:
         self._total = _Rates()
         self._after_first = None
 
-    def update_done(self, seconds: float, waited: float, sequences: int, tokens: int) -> None:
-        """Count an update that took `seconds`, `waited` of them for its data."""
+    def update_done(self, seconds: float, waited: float, sequences: int, tokens: int, flops: int = 0) -> None:
+        """Count an update that took `seconds`, `waited` of them for its data; 0 FLOPs are not known ones."""
         self._remaining -= 1
         if self._after_first is None:
             self._after_first = time.monotonic()
             return
         for rates in (self._window, self._total):
-            rates.add(seconds, waited, sequences, tokens)
+            rates.add(seconds, waited, sequences, tokens, flops)
 
     def window(self) -> dict[str, float]:
-        """Rates since the last call; empty when no update was timed since."""
+        """Rates since the last call; empty when no update was timed since.
+
+        "flops_per_second" is among them where the updates' FLOPs are known.
+        """
         rates, self._window = self._window, _Rates()
         if not rates.updates:
             return {}
-        return {
+        known = {"flops_per_second": rates.flops / rates.seconds} if rates.flops else {}
+        return known | {
             "train_perf": rates.sequences / rates.seconds,
             "tokens_per_second": rates.tokens / rates.seconds,
             "data_wait": rates.waited / rates.seconds,
@@ -145,15 +149,16 @@ class Meter:
 
 class _Rates:
     def __init__(self):
-        self.updates = self.sequences = self.tokens = 0
+        self.updates = self.sequences = self.tokens = self.flops = 0
         self.seconds = self.waited = 0.0
 
-    def add(self, seconds: float, waited: float, sequences: int, tokens: int) -> None:
+    def add(self, seconds: float, waited: float, sequences: int, tokens: int, flops: int) -> None:
         self.updates += 1
         self.seconds += seconds
         self.waited += waited
         self.sequences += sequences
         self.tokens += tokens
+        self.flops += flops
 
 
 def duration(seconds: float | None) -> str:

@@ -273,13 +273,17 @@ class Window:
 
 @dataclass
 class Hooks:
-    """The task's side of the loop, each called on every worker with the number of updates done."""
+    """The task's side of the loop, each called on every worker with the number of updates done.
+
+    `flops` is asked instead for the floating-point operations of an update on this worker; 0 is not known.
+    """
 
     log: Callable[[int, Window], None]
     save: Callable[[int], None]
     evaluate: Callable[[int], None]
     progress: Callable[[int, UpdateResult], None]
     check_replicas: Callable[[int], None] = lambda step: None
+    flops: Callable[[UpdateData], int] = lambda data: 0
 
 
 @dataclass
@@ -331,7 +335,8 @@ def run_loop(
             break
         _check_finite(result, engine, data)
         done = data.number
-        meter.update_done(time.monotonic() - started, waited, data.sequences, data.tokens)
+        seconds = time.monotonic() - started
+        meter.update_done(seconds, waited, data.sequences, data.tokens, hooks.flops(data))
         progress.sums = add_sums(progress.sums, result.sums) if progress.sums else result.sums
         progress.skipped += not result.applied
         hooks.progress(done, result)

@@ -5,6 +5,7 @@ A task's run (pretraining_run.py, squad_run.py) adds its model, its start, its m
 
 import abc
 import dataclasses
+import functools
 import hashlib
 import os
 import time
@@ -17,6 +18,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import checkpointing
+import machine_ceiling
 from batching import UpdateData
 from checkpointing import Checkpoint
 from command_line import RunFailure
@@ -90,6 +92,10 @@ class TrainingRun(abc.ABC):
     @abc.abstractmethod
     def _metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """The logged metrics; `_loss_key` is one of them."""
+
+    @abc.abstractmethod
+    def _flops(self, data: UpdateData) -> int:
+        """Floating-point operations of an update on this worker (model_flops.py)."""
 
     @abc.abstractmethod
     def _log_step(self, step: int) -> tuple[int, ...]:
@@ -178,7 +184,9 @@ class TrainingRun(abc.ABC):
         with tqdm(
             total=last_update, initial=self.done, desc=title, unit="update", disable=self._bar_is_off()
         ) as self._bar:
-            hooks = Hooks(self._log, self._save, self.evaluate, self._show_progress, self._check_replicas)
+            hooks = Hooks(
+                self._log, self._save, self.evaluate, self._show_progress, self._check_replicas, self._flops
+            )
             try:
                 self.done, meter = run_loop(
                     self._engine, updates, schedule, plan, hooks, stop, self._workers, self._watch
@@ -218,14 +226,18 @@ class TrainingRun(abc.ABC):
     def _log(self, step: int, window: Window) -> None:
         values = self._metrics(window.sums)
         self._last_metrics = values
-        record = {"train_perf": window.rates["train_perf"]} if window.rates else {}
+        rates = dict(window.rates)
+        record = {}
+        if rates:
+            record["train_perf"] = rates.pop("train_perf")
+            record["utilization"] = rates.pop("flops_per_second") / self._ceiling
         record |= values
         record |= {"grad_norm": window.gradient_norm, "learning_rate": window.learning_rate}
         if window.loss_scale is not None:
             record["loss_scale"] = window.loss_scale
         if window.skipped_updates:
             record["skipped_updates"] = window.skipped_updates
-        record |= {name: value for name, value in window.rates.items() if name != "train_perf"}
+        record |= rates
         record["epoch"] = self._epoch(step)
         self._dll.log(self._log_step(step), record)
         self._tensorboard.log(step, record)
@@ -233,6 +245,11 @@ class TrainingRun(abc.ABC):
             f"Step:{step:6d}, {self._log_line(values)}, "
             f"Perf:{record.get('train_perf', 0.0):6.1f}, ETA: {duration(window.seconds_left)}"
         )
+
+    @functools.cached_property
+    def _ceiling(self) -> float:
+        """FLOP/s of this worker's device at most, found when the first rate is logged: starts stay short."""
+        return machine_ceiling.of_run(self._config.precision)
 
     def _save(self, step: int) -> None:
         config = self._config

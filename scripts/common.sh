@@ -33,13 +33,13 @@ read_settings() {
   passed_on=("$@")
 }
 
-# settle_device GPUS_NAME: sets `precision` and `xla` from PRECISION and XLA or what the machine has, `python`, and
+# settle_device GPUS_NAME: sets `precision` and `xla` from PRECISION and XLA or what the machine has, `python`, `gpus` and
 # `workers`, what goes before a program that is to run as several. GPUS_NAME is the setting that holds the number of
 # GPUs, or on a machine without any of processes; by default as many as there are GPUs. With HOSTS it is how many there
 # are on all hosts; by default as many as the hosts have slots. With START=srun the workers are the tasks of this Slurm
 # job instead.
 settle_device() {
-  local gpus_found=0 gpus slots=0 host hosts
+  local gpus_found=0 slots=0 host hosts
   if command -v nvidia-smi > /dev/null; then gpus_found=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true); fi
   precision=${PRECISION:-$([[ $gpus_found -gt 0 ]] && echo amp || echo tf32)}
   xla=${XLA:-$([[ $gpus_found -gt 0 ]] && echo xla || echo no_xla)}

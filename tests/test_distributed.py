@@ -110,7 +110,7 @@ def test_n_workers_end_with_the_weights_of_one(trained, runs: Runs, optimizer, c
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "count"), [("adam", 2), ("adam", 4), ("lamb", 2)])
 def test_metrics_are_sums_over_all_workers(trained, runs: Runs, optimizer, count):
-    unmeasured = {"train_perf", "tokens_per_second", "data_wait"}
+    unmeasured = {"train_perf", "tokens_per_second", "data_wait", "utilization"}
     of_several = {"worst_data_wait", "worst_data_wait_worker"}
     for read in (runs.logged, runs.evaluated):
         one, several = read(trained[optimizer, 1]), read(trained[optimizer, count])

@@ -81,6 +81,22 @@ def test_logged_lines_have_nvidias_keys_and_ours(runs: Runs, finished):
         assert values["total_loss"] == pytest.approx(total, rel=1e-6)
 
 
+def test_utilization_is_the_share_of_the_ceiling_that_the_logged_rate_makes(runs: Runs, finished):
+    """All lines have the same ceiling, so it stands to the rate as the operations of a sequence do to it."""
+    lines = runs.logged(finished).values()
+    assert all(0 < values["utilization"] < 1 for values in lines)
+    # An update of 8 sequences of 32; widths of 32, 24 (embeddings), 16 (generator), 48 and 64 (feed-forward).
+    encoder = 2 * 24 * 32 + 8 * 32**2 + 4 * 32 * 32 + 4 * 32 * 48
+    generator = 2 * 24 * 16 + 8 * 16**2 + 4 * 32 * 16 + 4 * 16 * 64
+    vocabulary = len((runs.language / "vocab.txt").read_text().split())
+    heads = 32 * (2 * 32 * 32 + 2 * 32) + 4 * (2 * 16 * 24 + 2 * 24 * vocabulary)
+    flops = 3 * (32 * (encoder + generator) + heads)
+    ceilings = [values["train_perf"] * flops / values["utilization"] for values in lines]
+    assert ceilings == pytest.approx([ceilings[0]] * len(ceilings), rel=1e-9)
+    # Between a slow core and the quickest of machines.
+    assert 1e8 < ceilings[0] < 1e15
+
+
 def test_learning_rate_and_epoch_are_logged_as_they_were(runs: Runs, finished):
     """2 updates of warm-up to 2e-3, then square-root decay over 10; 8 sequences an update."""
     examples = json.loads((runs.shards(32) / "manifest.json").read_text())["examples"]

@@ -174,6 +174,7 @@ def test_log_has_nvidias_keys(squad, trained):
     assert [event["step"][1] for event in steps] == list(range(5, 46, 5))
     assert [event["step"][0] for event in steps] == [0, 1, 1, 2, 3, 3, 4, 5, 5]
     assert {"step_loss", "train_perf"} <= steps[1]["data"].keys()
+    assert 0 < steps[1]["data"]["utilization"] < 1
     summaries = [event["data"] for event in events if event["step"] == []]
     keys = set().union(*summaries)
     assert {"e2e_train_time", "training_sequences_per_second", "final_loss", "exact_match", "F1"} <= keys

@@ -66,6 +66,14 @@ def test_rates_leave_out_the_first_update_and_are_sums_over_sums(clock):
     assert meter.sequences_per_second() == 4.0
 
 
+def test_operations_a_second_are_logged_where_they_are_known(clock):
+    """2 + 4 operations in 1 + 2 seconds; those of the first update do not count."""
+    meter = Meter(remaining_updates=3)
+    for seconds, flops in ((60.0, 10**9), (1.0, 2), (2.0, 4)):
+        meter.update_done(seconds, 0.0, 8, 800, flops)
+    assert meter.window()["flops_per_second"] == 2.0
+
+
 def test_time_left_counts_what_is_not_training_too(clock):
     """2 updates in 4 seconds and an evaluation of 6 make 5 seconds an update; 7 are left."""
     meter = Meter(remaining_updates=10)
