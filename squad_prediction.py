@@ -11,8 +11,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import files
+from length_batches import bucket_lengths
 from question_answering import QuestionAnsweringModel
-from squad_batches import block_batches, bucket_lengths, prediction_blocks
+from squad_batches import block_batches, prediction_blocks
 from squad_decoding import Decoded, DecodingRule, JointOutput, PlainOutput, WindowView, decode
 from squad_features import Features
 from workers import ALONE, Workers
