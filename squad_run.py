@@ -142,10 +142,11 @@ class SquadRun(FineTuningRun):
             self.log_parameters()
         started = time.time()
         scores = self.evaluate(step=0)
-        self._predictor.collect_counts()
-        speed = self._predictor.speed()
+        clock = self._predictor.clock
+        clock.collect()
+        speed = clock.speed()
         self._dll.log((), speed | {"e2e_inference_time": time.time() - started})
-        print(f"**EVAL SUMMARY** {self._predictor.windows} windows in {duration(self._predictor.seconds)}")
+        print(f"**EVAL SUMMARY** {clock.sequences} windows in {duration(self._predictor.seconds)}")
         if speed:
             latencies = {name: value for name, value in speed.items() if name.startswith("latency_")}
             print(

@@ -1,0 +1,107 @@
+"""Made-up tasks that a tiny model learns in seconds: labels of texts and of pairs, numbers, spans of tags.
+
+A text is filler words with one or two words that matter. Its label says of which kind the word is; a pair's,
+whether both texts have the same kind; its number, how many words of one kind it has; its spans are the names.
+"""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+from squad_cases import FILLERS, NAMES
+
+from architecture import ElectraConfig
+from tokenization import SPECIAL_PIECES, Vocabulary
+
+GOOD, BAD = ["fine", "glad", "kind"], ["dire", "grim", "sour"]
+TITLES = ["mister", "madam"]
+VOCABULARY = Vocabulary((*SPECIAL_PIECES, *FILLERS, *NAMES, *GOOD, *BAD, *TITLES, "##s", "mr"))
+CONFIG = ElectraConfig(VOCABULARY.size, 16, 24, 1, 2, 32, max_position_embeddings=64)
+
+Row = dict[str, str]
+
+
+def texts(count: int, seed: int, longest: int = 12) -> list[Row]:
+    """Rows of text and label, good or bad."""
+    random = np.random.RandomState(seed)
+    rows = []
+    for number in range(count):
+        label = ("good", "bad")[number % 2]
+        rows.append({"text": _text(random, (GOOD, BAD)[number % 2], longest), "label": label})
+    return rows
+
+
+def pairs(count: int, seed: int) -> list[Row]:
+    """Rows of two texts, and whether they are of one kind, yes or no."""
+    random = np.random.RandomState(seed)
+    rows = []
+    for number in range(count):
+        first, second = number % 2, number // 2 % 2
+        one, other = (_text(random, (GOOD, BAD)[kind], 5) for kind in (first, second))
+        rows.append({"one": one, "other": other, "same": "yes" if first == second else "no"})
+    return rows
+
+
+def numbers(count: int, seed: int) -> list[Row]:
+    """Rows of text and number: 100 times the words of one kind, from 0 to 4."""
+    random = np.random.RandomState(seed)
+    rows = []
+    for number in range(count):
+        words = [*random.choice(FILLERS, random.randint(3, 8)), *random.choice(GOOD, number % 5)]
+        random.shuffle(words)
+        rows.append({"text": " ".join(words), "label": str(100 * (number % 5))})
+    return rows
+
+
+def sentences(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
+    """Words and tags: a name after a title is a PERSON, of one or two words; any other name is a PLACE."""
+    random = np.random.RandomState(seed)
+    made = []
+    for _ in range(count):
+        words, tags = [], []
+        for _ in range(random.randint(1, 4)):
+            fillers = list(random.choice(FILLERS, random.randint(1, 4)))
+            words, tags = words + fillers, tags + ["O"] * len(fillers)
+            if random.randint(2):
+                name = list(random.choice(NAMES, random.randint(1, 3)))
+                words += [str(random.choice(TITLES)), *name]
+                tags += ["O", "B-PERSON", *["I-PERSON"] * (len(name) - 1)]
+            else:
+                words.append(str(random.choice(NAMES)))
+                tags.append("B-PLACE")
+        made.append(([str(word) for word in words], tags))
+    return made
+
+
+def write_csv(path: Path, rows: list[Row]) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_tsv(path: Path, rows: list[Row], *, header: bool = True) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["\t".join(rows[0])] * header + ["\t".join(row.values()) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def write_json_lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_columns(path: Path, tagged: list[tuple[list[str], list[str]]]) -> Path:
+    """As CoNLL-2000: word, a column that nobody reads, tag."""
+    blocks = ["".join(f"{word} X {tag}\n" for word, tag in zip(*pair, strict=True)) for pair in tagged]
+    path.write_text("\n".join(blocks), encoding="utf-8")
+    return path
+
+
+def _text(random, kind: list[str], longest: int) -> str:
+    words = [str(word) for word in random.choice(FILLERS, random.randint(2, longest))]
+    words.insert(random.randint(len(words) + 1), str(random.choice(kind)))
+    return " ".join(words)
