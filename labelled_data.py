@@ -214,7 +214,7 @@ def _parquet_rows(path: str, flag: str) -> Iterator[tuple[int, Row]]:
 
     line = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with open(path, "rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     line += 1

@@ -1,7 +1,7 @@
 """Made-up tasks that a tiny model learns in seconds: labels of texts and of pairs, numbers, spans of tags.
 
-A text is filler words with one or two words that matter. Its label says of which kind the word is; a pair's,
-whether both texts have the same kind; its number, how many words of one kind it has; its spans are the names.
+A text is filler words with one word that matters. Its label says of which kind the word is; a pair's, of
+which kind the second text's is; its number is the word's worth; its spans are the names.
 """
 
 import csv
@@ -15,8 +15,8 @@ from architecture import ElectraConfig
 from tokenization import SPECIAL_PIECES, Vocabulary
 
 GOOD, BAD = ["fine", "glad", "kind"], ["dire", "grim", "sour"]
-TITLES = ["mister", "madam"]
-VOCABULARY = Vocabulary((*SPECIAL_PIECES, *FILLERS, *NAMES, *GOOD, *BAD, *TITLES, "##s", "mr"))
+WORTHS = ["none", "one", "two", "three", "four"]
+VOCABULARY = Vocabulary((*SPECIAL_PIECES, *FILLERS, *NAMES, *GOOD, *BAD, *WORTHS, "##s"))
 CONFIG = ElectraConfig(VOCABULARY.size, 16, 24, 1, 2, 32, max_position_embeddings=64)
 
 Row = dict[str, str]
@@ -33,44 +33,42 @@ def texts(count: int, seed: int, longest: int = 12) -> list[Row]:
 
 
 def pairs(count: int, seed: int) -> list[Row]:
-    """Rows of two texts, and whether they are of one kind, yes or no."""
+    """Rows of two texts, each good or bad, and whether the second one is good, yes or no."""
     random = np.random.RandomState(seed)
     rows = []
     for number in range(count):
-        first, second = number % 2, number // 2 % 2
+        first, second = number // 2 % 2, number % 2
         one, other = (_text(random, (GOOD, BAD)[kind], 5) for kind in (first, second))
-        rows.append({"one": one, "other": other, "same": "yes" if first == second else "no"})
+        rows.append({"one": one, "other": other, "good": ("yes", "no")[second]})
     return rows
 
 
 def numbers(count: int, seed: int) -> list[Row]:
-    """Rows of text and number: 100 times the words of one kind, from 0 to 4."""
+    """Rows of text and number, from 0 to 400."""
     random = np.random.RandomState(seed)
-    rows = []
-    for number in range(count):
-        words = [*random.choice(FILLERS, random.randint(3, 8)), *random.choice(GOOD, number % 5)]
-        random.shuffle(words)
-        rows.append({"text": " ".join(words), "label": str(100 * (number % 5))})
-    return rows
+    return [
+        {"text": _text(random, [WORTHS[number % 5]], 6), "label": str(100 * (number % 5))}
+        for number in range(count)
+    ]
 
 
 def sentences(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
-    """Words and tags: a name after a title is a PERSON, of one or two words; any other name is a PLACE."""
+    """Words and tags: some names begin a person's, some continue it, and others are places."""
     random = np.random.RandomState(seed)
     made = []
     for _ in range(count):
         words, tags = [], []
         for _ in range(random.randint(1, 4)):
-            fillers = list(random.choice(FILLERS, random.randint(1, 4)))
-            words, tags = words + fillers, tags + ["O"] * len(fillers)
+            words += random.choice(FILLERS, random.randint(1, 4)).tolist()
+            tags += ["O"] * (len(words) - len(tags))
             if random.randint(2):
-                name = list(random.choice(NAMES, random.randint(1, 3)))
-                words += [str(random.choice(TITLES)), *name]
-                tags += ["O", "B-PERSON", *["I-PERSON"] * (len(name) - 1)]
+                words += [random.choice(NAMES[:3]), *random.choice(NAMES[3:6], random.randint(3))]
+                tags += ["B-PERSON", *["I-PERSON"] * (len(words) - len(tags) - 1)]
             else:
-                words.append(str(random.choice(NAMES)))
+                words.append(random.choice(NAMES[6:]))
                 tags.append("B-PLACE")
-        made.append(([str(word) for word in words], tags))
+        # With a piece after the word, which has no tag.
+        made.append(([f"{word}s" if word in FILLERS[:4] else str(word) for word in words], tags))
     return made
 
 
