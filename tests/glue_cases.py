@@ -9,8 +9,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from squad_cases import FILLERS, NAMES
+from squad_cases import FILLERS, NAMES, random_tensors
 
+import electra_weights
+import pretrained_models
+import weight_conversion
 from architecture import ElectraConfig
 from tokenization import SPECIAL_PIECES, Vocabulary
 
@@ -103,3 +106,19 @@ def _text(random, kind: list[str], longest: int) -> str:
     words = [str(word) for word in random.choice(FILLERS, random.randint(2, longest))]
     words.insert(random.randint(len(words) + 1), str(random.choice(kind)))
     return " ".join(words)
+
+
+def random_head(encoder: Path, folder: Path, outputs: int) -> None:
+    """An encoder's folder again, with a sequence head of random weights."""
+    network = pretrained_models.load_pretrained(str(encoder), "electra_model")
+    hidden = network.config.hidden_size
+    head = {"dense/kernel": (hidden, hidden), "dense/bias": (hidden,)}
+    head |= {"out_proj/kernel": (hidden, outputs), "out_proj/bias": (outputs,)}
+    tensors = random_tensors({f"classifier/{name}": shape for name, shape in head.items()})
+    weight_conversion.write_folder(
+        folder,
+        "ElectraForSequenceClassification",
+        network.config,
+        electra_weights.to_huggingface(network.tensors | tensors),
+        network.vocabulary,
+    )

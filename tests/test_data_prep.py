@@ -176,7 +176,7 @@ def test_other_settings_and_changed_sources_are_refused_by_name(own, vocab_file,
         ("sharding", "bookscorpus", {}, "run --action text_formatting first"),
         ("create_tfrecord_files", "text", {"vocab_file": "/none"}, "--vocab_file /none: No such file"),
         ("download", "text", {}, "--dataset text: your own text is not downloaded"),
-        ("download", "mrpc", {}, "--dataset mrpc"),
+        ("text_formatting", "glue", {}, "is for --action download alone"),
         (
             "text_formatting",
             "text",
