@@ -7,12 +7,13 @@ import re
 from dataclasses import dataclass
 
 from command_line import UsageError
+from finetuning_inputs import load_model
 from pretrained_models import PretrainedModel
 from squad_configuration import AnsweringConfig
 from squad_data import Question
 from squad_decoding import DecodingRule
 from squad_features import FeatureRule
-from squad_inputs import Head, choose_head, has_head, load_model
+from squad_inputs import Head, choose_head, has_head
 from tokenization import Vocabulary
 
 _MAX_SEQ_LENGTH = 384

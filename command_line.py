@@ -119,9 +119,11 @@ def from_dictionary(config_class: type, settings: dict, source: str):
 
 
 def flag_table(config_class: type) -> str:
-    """The flags of a program as a Markdown table, for the README."""
+    """The flags of a program as a Markdown table, for the README; group by group, as in `--help`."""
     lines = ["| flag | default | meaning |", "|---|---|---|"]
-    for field in dataclasses.fields(config_class):
+    fields = dataclasses.fields(config_class)
+    groups = list(dict.fromkeys(field.metadata["group"] for field in fields))
+    for field in sorted(fields, key=lambda field: groups.index(field.metadata["group"])):
         choices = " ".join(("", "|".join(field.metadata["choices"]))).rstrip()
         cells = (_flag_name(field) + choices, f"`{_default_text(field)}`", field.metadata["help"])
         lines.append("| `{}` | {} | {} |".format(*(cell.replace("|", "\\|") for cell in cells)))

@@ -22,6 +22,10 @@ DISCRIMINATOR_HEAD = "discriminator_predictions/"
 MASKED_LM_HEAD = "generator_predictions/"
 PLAIN_SPAN_HEAD = "qa_outputs/"
 JOINT_SPAN_HEAD = "squad_head/"
+# Of whole sequences and of tokens: Hugging Face has one name for both.
+CLASSIFIER = "classifier/"
+SEQUENCE_HEAD = "classifier/dense/"
+TOKEN_HEAD = "classifier/kernel"
 
 # In Hugging Face's ELECTRA the output table is the word table, stored again by some versions.
 _OUTPUT_TABLE = "generator_lm_head.weight"

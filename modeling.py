@@ -1,11 +1,11 @@
-"""ELECTRA's networks as Keras layers: embeddings, encoder, the pre-training heads, a head for answers.
+"""ELECTRA's networks as Keras layers: embeddings, encoder, the heads of pre-training and of fine-tuning.
 
 Hidden states travel as [batch * length, hidden], so that every dense product is one plain matrix product;
 only the attention sees [batch, heads, length, size of a head]. Dropout is stateless: a call is given the
 pair of integers that its masks follow from, or None to run without dropout. Weights are named as in
 Google's checkpoints (electra/encoder/layer_0/attention/self/query/kernel).
 
-The losses are in pretraining.py, with the sampling, and in question_answering.py.
+The losses are in pretraining.py, with the sampling, and in question_answering.py and classification.py.
 """
 
 import keras
@@ -331,6 +331,47 @@ class JointSpanHead(keras.layers.Layer):
             first, second = second, first
         states = self._activation(self.answerable_hidden(tf.concat([first, second], axis=-1)))
         return _logits(self.answerable(states))
+
+
+class SequenceHead(keras.layers.Layer):
+    """Outputs for a whole sequence, from the hidden state of [CLS]: dense, gelu, dense, each after dropout.
+
+    As Hugging Face's ElectraForSequenceClassification. Google's code has the last dense layer alone.
+    """
+
+    def __init__(self, config: ElectraConfig, outputs: int, **kwargs):
+        super().__init__(**kwargs)
+        self._config = config
+        self.dense = _dense(config.hidden_size, config, "dense")
+        self.out_proj = _dense(outputs, config, "out_proj")
+
+    def build(self, input_shape=None):
+        for layer in (self.dense, self.out_proj):
+            layer.build((None, self._config.hidden_size))
+        self._salts = (_salt(self.dense), _salt(self.out_proj))
+
+    def call(self, states, dropout_seed=None):
+        """states: [batch, hidden size]. Returns float32 [batch, outputs]."""
+        rate, (before, between) = self._config.hidden_dropout_prob, self._salts
+        states = gelu(self.dense(dropout(states, rate, dropout_seed, before)))
+        return tf.cast(self.out_proj(dropout(states, rate, dropout_seed, between)), tf.float32)
+
+
+class TokenHead(keras.layers.Dense):
+    """Outputs for each token: dropout and a dense layer, as Hugging Face's ElectraForTokenClassification."""
+
+    def __init__(self, config: ElectraConfig, outputs: int, **kwargs):
+        super().__init__(outputs, kernel_initializer=_initializer(config), **kwargs)
+        self._config = config
+
+    def build(self, input_shape=None):
+        super().build((None, self._config.hidden_size))
+        self._salt = _salt(self)
+
+    def call(self, hidden, dropout_seed=None):
+        """hidden: [tokens, hidden size]. Returns float32 [tokens, outputs]."""
+        hidden = dropout(hidden, self._config.hidden_dropout_prob, dropout_seed, self._salt)
+        return tf.cast(super().call(hidden), tf.float32)
 
 
 def _dense(units: int, config: ElectraConfig, name: str, **options) -> keras.layers.Dense:

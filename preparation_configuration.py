@@ -16,8 +16,8 @@ class PreparationConfig:
     dataset: str = option(
         MISSING,
         "wikicorpus_en or another language, bookscorpus, openwebtext, text (your own: --input_files); "
-        "books_wiki_en_corpus for both of these together; to download only: squad, vocabulary, "
-        "google_pretrained_weights, all",
+        "books_wiki_en_corpus for both of these together; to download only: squad, glue, mrpc, "
+        "vocabulary, google_pretrained_weights, all",
         group="what to do",
     )
     input_files: str | None = option(

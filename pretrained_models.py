@@ -7,7 +7,7 @@ the Hugging Face hub. Whatever it is, the result is networks by themselves, with
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,40 @@ def load_networks(name: str, flag: str) -> list[PretrainedModel]:
         return list(_read_folder(_download(name, flag), name, flag))
     readers = {"folder": _read_folder, "run": _read_run, "google": _read_google}
     return list(readers[source.kind](source.path, name, flag))
+
+
+def assign_weights(
+    variables: Mapping, source: PretrainedModel, head_prefix: str
+) -> tuple[list[str], list[str]]:
+    """Give the variables of a network with a head the weights of its source.
+
+    Args:
+        variables: by our names.
+        head_prefix: what the names of the head's begin with.
+
+    Returns:
+        Names of weights that the source lacks, all of the head, and of those that have no place here.
+
+    Raises:
+        UsageError: a weight of the encoder is missing, or a shape differs.
+    """
+    missing = [name for name in variables if name not in source.tensors]
+    of_encoder = [name for name in missing if not name.startswith(head_prefix)]
+    if of_encoder and source.tensors:
+        raise UsageError(
+            f"--electra_model {source.source}: lacks {len(of_encoder)} weights of the encoder, "
+            f"first {of_encoder[0]}"
+        )
+    for name, variable in variables.items():
+        if name not in source.tensors:
+            continue
+        tensor = source.tensors[name]
+        if tuple(tensor.shape) != tuple(variable.shape):
+            raise UsageError(
+                f"--electra_model {source.source}: {name} is {tensor.shape}, not {tuple(variable.shape)}"
+            )
+        variable.assign(tensor)
+    return missing, sorted(source.tensors.keys() - variables.keys())
 
 
 def find_source(name: str, flag: str) -> Source:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from answering_inputs import AnsweringInputs, make_question
 from architecture import ElectraConfig
 from command_line import RunFailure, UsageError
-from pretrained_models import PretrainedModel
+from pretrained_models import assign_weights
 from question_answering import QuestionAnsweringModel
 from squad_data import Question
 from squad_decoding import Decoded
@@ -115,37 +115,6 @@ def build_model(
     )
 
 
-def assign_pretrained(
-    model: QuestionAnsweringModel, source: PretrainedModel, head: Head
-) -> tuple[list[str], list[str]]:
-    """Give the network the weights of its source.
-
-    Returns:
-        Names of weights that the source lacks, all of the head, and of those that have no place here.
-
-    Raises:
-        UsageError: a weight of the encoder is missing, or a shape differs.
-    """
-    variables = model.named_variables()
-    missing = [name for name in variables if name not in source.tensors]
-    of_encoder = [name for name in missing if not name.startswith(head.prefix)]
-    if of_encoder and source.tensors:
-        raise UsageError(
-            f"--electra_model {source.source}: lacks {len(of_encoder)} weights of the encoder, "
-            f"first {of_encoder[0]}"
-        )
-    for name, variable in variables.items():
-        if name not in source.tensors:
-            continue
-        tensor = source.tensors[name]
-        if tuple(tensor.shape) != tuple(variable.shape):
-            raise UsageError(
-                f"--electra_model {source.source}: {name} is {tensor.shape}, not {tuple(variable.shape)}"
-            )
-        variable.assign(tensor)
-    return missing, sorted(source.tensors.keys() - variables.keys())
-
-
 def load_answering_model(inputs: AnsweringInputs) -> QuestionAnsweringModel:
     """The network with all its weights.
 
@@ -159,7 +128,7 @@ def load_answering_model(inputs: AnsweringInputs) -> QuestionAnsweringModel:
         beam_size=inputs.beam_size,
     )
     model.build()
-    missing, _ = assign_pretrained(model, inputs.model, inputs.head)
+    missing, _ = assign_weights(model.named_variables(), inputs.model, inputs.head.prefix)
     if missing:
         raise UsageError(
             f"--electra_model {inputs.model.source}: lacks {len(missing)} weights of the head, "

@@ -12,6 +12,7 @@ import os
 import squad_inputs
 from command_line import parse, run_program
 from device import keep_freed_memory, take_share
+from finetuning_inputs import check_output_dir
 from squad_configuration import SquadConfig
 from worker_checks import check_alike, hold_folder
 from workers import Workers, find_workers
@@ -32,7 +33,7 @@ def main() -> int:
 
 def _run(config: SquadConfig, workers: Workers) -> int:
     config.accumulation_steps(workers.size)
-    squad_inputs.check_output_dir(config)
+    check_output_dir(config)
     inputs = workers.agree(lambda: squad_inputs.open_inputs(config))
     check_alike(workers, config, inputs.fingerprints())
     start = squad_inputs.find_start(config, inputs, workers)

@@ -8,7 +8,7 @@ import math
 from dataclasses import MISSING, dataclass
 
 from command_line import option, require
-from configuration import accumulation_steps
+from finetuning_configuration import FineTuningConfig
 
 
 @dataclass
@@ -42,37 +42,16 @@ class EvaluationConfig:
         )
 
 
-@dataclass
-class SquadConfig:
+@dataclass(kw_only=True)
+class SquadConfig(FineTuningConfig):
     """Settings of run_tf_squad.py: NVIDIA's flags with its defaults, and ours."""
 
     # --- model and data ---
-    electra_model: str = option(
-        MISSING,
-        "weights to start from: an exported, Hugging Face or Google TF1 folder, a training checkpoint, a "
-        "name on the hub; or small, base or large, with --init_checkpoint or random weights",
-        group="model and data",
-    )
     data_dir: str = option(
         MISSING, "folder of SQuAD's files, train-v1.1.json and so on", group="model and data"
     )
-    output_dir: str = option(
-        MISSING, "receives the predictions, checkpoints/, model/ and logs/", group="model and data"
-    )
-    init_checkpoint: str = option(
-        "", "weights of that kind to take instead of --electra_model's", group="model and data"
-    )
     train_file: str = option("", "default <data_dir>/train-v1.1.json or -v2.0", group="model and data")
     predict_file: str = option("", "default <data_dir>/dev-v1.1.json or -v2.0", group="model and data")
-    vocab_file: str = option(
-        "", "WordPiece vocabulary; default the one beside the weights", group="model and data"
-    )
-    do_lower_case: bool | None = option(
-        None,
-        "lower-case the text; default the record beside the vocabulary, else True",
-        group="model and data",
-        negative="--no_lower_case",
-    )
     version_2_with_negative: bool = option(
         False, "SQuAD 2.0: questions may have no answer", group="model and data"
     )
@@ -83,12 +62,8 @@ class SquadConfig:
     skip_cache: bool = option(False, "neither read nor write cached features", group="model and data")
 
     # --- what to do ---
-    do_train: bool = option(False, "fine-tune", group="what to do")
     do_predict: bool = option(False, "answer the questions of the predict file", group="what to do")
     do_eval: bool = option(False, "score the answers; includes --do_predict", group="what to do")
-    evaluate_during_training: bool = option(
-        False, "predict and score after every epoch as well", group="what to do"
-    )
 
     # --- windows and answers ---
     max_seq_length: int = option(384, "tokens in a window", group="windows and answers")
@@ -114,95 +89,6 @@ class SquadConfig:
         False, "list the questions that cannot be trained on", group="windows and answers"
     )
 
-    # --- optimization ---
-    train_batch_size: int = option(32, "windows per worker and micro-batch", group="optimization")
-    predict_batch_size: int = option(8, "windows in a batch of prediction", group="optimization")
-    gradient_accumulation_steps: int = option(1, "micro-batches in an update", group="optimization")
-    global_batch_size: int = option(
-        0,
-        "windows in an update over all workers; derives --gradient_accumulation_steps",
-        group="optimization",
-    )
-    num_train_epochs: float = option(3.0, "passes over the training windows", group="optimization")
-    max_steps: int = option(-1, "stop after so many updates; -1 goes to the end", group="optimization")
-    learning_rate: float = option(
-        1e-4, "learning rate after warm-up; it falls to 0 linearly", group="optimization"
-    )
-    warmup_proportion: float = option(0.1, "share of the updates in linear warm-up", group="optimization")
-    weight_decay_rate: float = option(
-        0.01, "weight decay, never on biases and LayerNorm", group="optimization"
-    )
-    layerwise_lr_decay: float = option(
-        0.8, "a layer's learning rate relative to that of the layer above", group="optimization"
-    )
-    hidden_dropout_prob: float | None = option(
-        None,
-        "dropout after embeddings, attention and feed-forward; default the model's",
-        group="optimization",
-    )
-    attention_probs_dropout_prob: float | None = option(
-        None, "dropout of the attention weights; default the model's", group="optimization"
-    )
-    seed: int = option(
-        42, "the one seed: the head's weights, data order and dropout follow from it", group="optimization"
-    )
-
-    # --- device ---
-    precision: str = option(
-        "tf32",
-        "fp32; tf32: float32 with TF32 products where the GPU has them; amp: float16 with loss scaling; bf16",
-        group="device",
-        choices=("fp32", "tf32", "amp", "bf16"),
-    )
-    amp: bool = option(False, "the same as --precision amp", group="device")
-    xla: bool = option(False, "compile the step with XLA (for GPUs; slower on CPUs)", group="device")
-    deterministic: bool = option(
-        False, "refuse operations whose results may differ from run to run", group="device"
-    )
-
-    # --- workers ---
-    fp16_all_reduce: bool = option(
-        False, "gradients travel between workers as float16, half the bytes", group="workers"
-    )
-    check_replicas_steps: int = option(
-        1000, "compare the weights of all workers every so many updates; 0 never", group="workers"
-    )
-    affinity: str = option(
-        "none",
-        "processors of a worker: socket, those of its GPU's NUMA node; socket_unique, its own part of them",
-        group="workers",
-        choices=("none", "socket", "socket_unique"),
-    )
-    stall_timeout: int = option(
-        600, "seconds that a worker may keep the others waiting before all end", group="workers"
-    )
-    log_all_ranks: bool = option(
-        False, "workers other than the first print and write logs too, in files of their own", group="workers"
-    )
-
-    # --- checkpoints and logs ---
-    restore_checkpoint: str = option(
-        "",
-        "go on from the newest checkpoint (latest) or from the one at a path",
-        group="checkpoints and logs",
-        bare="latest",
-    )
-    save_checkpoints_steps: int = option(
-        1000, "save a checkpoint every so many updates", group="checkpoints and logs"
-    )
-    keep_checkpoint_max: int = option(2, "checkpoints kept; 0 keeps all", group="checkpoints and logs")
-    skip_checkpoint: bool = option(False, "save no checkpoints", group="checkpoints and logs")
-    allow_config_change: bool = option(
-        False,
-        "restore although settings that change the meaning of the run differ",
-        group="checkpoints and logs",
-    )
-    log_freq: int = option(50, "log every so many updates", group="checkpoints and logs")
-    json_summary: str = option(
-        "", "path of the DLLogger file; default <output_dir>/logs/dllogger.log", group="checkpoints and logs"
-    )
-    disable_progress_bar: bool = option(False, "show no progress bars", group="checkpoints and logs")
-
     # --- accepted for NVIDIA's scripts ---
     eval_script: str = option(
         "", "not needed: the scores are those of the official scripts", group="accepted for NVIDIA's scripts"
@@ -221,16 +107,7 @@ class SquadConfig:
     )
 
     def __post_init__(self):
-        if self.amp:
-            require(self.precision in ("tf32", "amp"), "precision", self.precision, "contradicts --amp")
-            self.precision = "amp"
-        require(
-            self.check_replicas_steps >= 0,
-            "check_replicas_steps",
-            self.check_replicas_steps,
-            "must not be negative",
-        )
-        require(self.stall_timeout >= 1, "stall_timeout", self.stall_timeout, "must be at least 1")
+        super().__post_init__()
         self.do_predict = self.do_predict or self.do_eval
         require(
             self.do_train or self.do_predict,
@@ -238,43 +115,9 @@ class SquadConfig:
             False,
             "nothing to do: give --do_train, --do_predict or --do_eval",
         )
-        for name in (
-            "max_answer_length",
-            "n_best_size",
-            "beam_size",
-            "train_batch_size",
-            "predict_batch_size",
-            "gradient_accumulation_steps",
-            "save_checkpoints_steps",
-            "log_freq",
-        ):
+        for name in ("max_answer_length", "n_best_size", "beam_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("global_batch_size", "keep_checkpoint_max", "max_questions"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        for name in ("learning_rate", "weight_decay_rate", "num_train_epochs"):
-            value = getattr(self, name)
-            require(math.isfinite(value) and value >= 0, name, value, "must be finite and not negative")
-        require(
-            0 <= self.warmup_proportion < 1, "warmup_proportion", self.warmup_proportion, "must be in [0, 1)"
-        )
-        require(
-            0 < self.layerwise_lr_decay <= 1,
-            "layerwise_lr_decay",
-            self.layerwise_lr_decay,
-            "must be in (0, 1]",
-        )
-        require(
-            self.max_steps == -1 or self.max_steps >= 1,
-            "max_steps",
-            self.max_steps,
-            "must be positive, or -1 for all",
-        )
-        require(
-            self.num_train_epochs > 0 or not self.do_train,
-            "num_train_epochs",
-            self.num_train_epochs,
-            "must be positive",
-        )
+        require(self.max_questions >= 0, "max_questions", self.max_questions, "must not be negative")
 
     def unused_flags(self) -> list[str]:
         """A warning for each flag that was given and is accepted for NVIDIA's scripts alone."""
@@ -292,27 +135,6 @@ class SquadConfig:
         given = {"train": self.train_file, "dev": self.predict_file}[which]
         version = "2.0" if self.version_2_with_negative else "1.1"
         return given or f"{self.data_dir}/{which}-v{version}.json"
-
-    @property
-    def logs_folder(self) -> str:
-        """Where TensorBoard's and DLLogger's files go."""
-        return f"{self.output_dir}/logs"
-
-    @property
-    def checkpoints_folder(self) -> str:
-        """Where the checkpoints go."""
-        return f"{self.output_dir}/checkpoints"
-
-    @property
-    def model_folder(self) -> str:
-        """Where the fine-tuned model goes."""
-        return f"{self.output_dir}/model"
-
-    def accumulation_steps(self, workers: int) -> int:
-        """Micro-batches in an update, given or derived from --global_batch_size."""
-        return accumulation_steps(
-            self.global_batch_size, self.train_batch_size, self.gradient_accumulation_steps, workers
-        )
 
 
 @dataclass(kw_only=True)

@@ -191,6 +191,15 @@ class Features:
             "is_impossible": self._arrays["holds_no_answer"][windows].astype(np.int32),
         }
 
+    def normalizers(self, windows: np.ndarray) -> dict[str, np.float32]:
+        """What the loss of some windows is divided by: their number."""
+        return {"windows": np.float32(len(windows))}
+
+    def describe(self, windows: np.ndarray) -> str:
+        """The ids of the questions that windows belong to, in one line."""
+        questions = np.unique(self.question_of[windows])
+        return "questions " + ", ".join(self.question(int(number)).id for number in questions)
+
     def spans(self, window: int) -> np.ndarray:
         """Characters of the context that each token stands for: int32 [length of the window, 2], begin and
         end; -1 at [CLS], the question and [SEP]."""

@@ -1,4 +1,4 @@
-"""Windows -> answers: batches of like length through the network, decoded question by question, and timed."""
+"""Windows -> answers: batches of like length through the network, decoded question by question."""
 
 import dataclasses
 import json
@@ -11,14 +11,15 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import files
+from length_batches import bucket_lengths
+from prediction_speed import PredictionClock
 from question_answering import QuestionAnsweringModel
-from squad_batches import block_batches, bucket_lengths, prediction_blocks
+from squad_batches import block_batches, prediction_blocks
 from squad_decoding import Decoded, DecodingRule, JointOutput, PlainOutput, WindowView, decode
 from squad_features import Features
 from workers import ALONE, Workers
 
 _INPUTS = ("input_ids", "input_mask", "segment_ids", "context_mask")
-_PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p99.9": 99.9, "max": 100}
 
 
 class Predictor:
@@ -30,6 +31,10 @@ class Predictor:
         batch_size: windows in a batch.
         max_seq_length: of the longest window.
         workers: who divide the questions among them.
+
+    Attributes:
+        clock: windows and batches, counted and timed.
+        seconds: that all of it took.
     """
 
     def __init__(
@@ -50,11 +55,8 @@ class Predictor:
         self._predict = tf.function(
             model.predict, input_signature=[signature], jit_compile=jit_compile, autograph=False
         )
-        self._seen_lengths: set[int] = set()
-        self.windows = 0
+        self.clock = PredictionClock(workers)
         self.seconds = 0.0
-        self._timed_windows, self._timed_seconds = 0, 0.0
-        self._latencies: list[float] = []
 
     def answers(
         self, features: Features, *, hide_progress: bool | None = None
@@ -96,41 +98,17 @@ class Predictor:
 
     def _outputs(self, features: Features, windows: np.ndarray, length: int) -> dict:
         batch = features.batch(windows, length)
-        started = time.monotonic()
-        tensors = self._predict({name: batch[name] for name in _INPUTS})
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        seconds = time.monotonic() - started
-        distinct = len(np.unique(windows))
-        self.windows += distinct
-        # The first batch of a length traces or compiles.
-        if length in self._seen_lengths:
-            self._latencies.append(seconds)
-            self._timed_windows += distinct
-            self._timed_seconds += seconds
-        self._seen_lengths.add(length)
+
+        def compute() -> dict[str, np.ndarray]:
+            tensors = self._predict({name: batch[name] for name in _INPUTS})
+            return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+        arrays = self.clock.time(length, len(np.unique(windows)), compute)
         kind = JointOutput if self._rule.joint_head else PlainOutput
         return {
             int(window): kind(**{name: values[row] for name, values in arrays.items()})
             for row, window in enumerate(windows)
         }
-
-    def collect_counts(self) -> None:
-        """Add what the other workers have counted and timed to this one's."""
-        own = [self.windows, self._timed_windows, self._timed_seconds, self._latencies]
-        windows, timed_windows, seconds, latencies = zip(*self._workers.gather(own), strict=True)
-        self.windows, self._timed_windows = sum(windows), sum(timed_windows)
-        # They compute side by side.
-        self._timed_seconds = max(seconds)
-        self._latencies = [latency for part in latencies for latency in part]
-
-    def speed(self) -> dict[str, float]:
-        """Throughput in windows a second and latencies of a batch in milliseconds, compiling left out."""
-        if not self._latencies:
-            return {}
-        latencies = 1000 * np.array(self._latencies)
-        values = {"inference_sequences_per_second": self._timed_windows / self._timed_seconds}
-        values |= {f"latency_{name}": float(np.percentile(latencies, q)) for name, q in _PERCENTILES.items()}
-        return values | {"latency_mean": float(latencies.mean())}
 
 
 def _gathered(workers: Workers, own: list[tuple[str, Decoded]]) -> list[tuple[str, Decoded]]:

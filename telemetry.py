@@ -25,6 +25,11 @@ SQUAD_UNITS = UNITS | {
     "inference_sequences_per_second": "sequences/s",
     "e2e_inference_time": "s",
 }
+GLUE_UNITS = UNITS | {
+    "step_accuracy": None,
+    "inference_sequences_per_second": "sequences/s",
+    "e2e_inference_time": "s",
+}
 
 
 class DllLog:

@@ -5,7 +5,7 @@ in pretrained_models.py; names and layouts are in electra_weights.py.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,14 @@ import files
 import pretrained_models
 from architecture import ElectraConfig
 from command_line import UsageError
-from electra_weights import DISCRIMINATOR_HEAD, MASKED_LM_HEAD, PLAIN_SPAN_HEAD, Tensors
+from electra_weights import (
+    DISCRIMINATOR_HEAD,
+    MASKED_LM_HEAD,
+    PLAIN_SPAN_HEAD,
+    SEQUENCE_HEAD,
+    TOKEN_HEAD,
+    Tensors,
+)
 from huggingface_folders import CONFIG_NAME, WEIGHTS_NAME
 from pretrained_models import PretrainedModel
 from tokenization import Vocabulary
@@ -27,9 +34,18 @@ _ARCHITECTURES = {
     DISCRIMINATOR_HEAD: "ElectraForPreTraining",
     MASKED_LM_HEAD: "ElectraForMaskedLM",
     PLAIN_SPAN_HEAD: "ElectraForQuestionAnswering",
+    SEQUENCE_HEAD: "ElectraForSequenceClassification",
+    TOKEN_HEAD: "ElectraForTokenClassification",
 }
 MODEL_CARD_NAME = "README.md"
-_EXPORTED = (*electra_weights.ENCODER_PREFIXES, *_ARCHITECTURES, electra_weights.JOINT_SPAN_HEAD)
+_EXPORTED = (
+    *electra_weights.ENCODER_PREFIXES,
+    *_ARCHITECTURES,
+    electra_weights.JOINT_SPAN_HEAD,
+    electra_weights.CLASSIFIER,
+)
+# What config.json says of a head, ours of the joint span head and Hugging Face's of classifiers.
+_HEAD_SETTINGS = ("squad_head", "id2label", "label2id", "problem_type")
 _FLAG = "init_weights"
 
 
@@ -67,7 +83,7 @@ def write_folder(
     tensors: Tensors,
     vocabulary: Vocabulary,
     *,
-    squad_head: dict | None = None,
+    head_settings: Mapping[str, object] | None = None,
     model_card: str = "",
     flag: str = "output_dir",
 ) -> None:
@@ -76,7 +92,7 @@ def write_folder(
     Args:
         architecture: Hugging Face's class of the network.
         tensors: under Hugging Face's names and in its layout.
-        squad_head: settings of a span head, kept in config.json.
+        head_settings: further entries of config.json.
         model_card: text of README.md; without it there is none.
         flag: names the output folder in messages, without dashes.
 
@@ -97,8 +113,7 @@ def write_folder(
         "pad_token_id": vocabulary.pad_id,
         "tie_word_embeddings": True,
     }
-    if squad_head is not None:
-        settings["squad_head"] = squad_head
+    settings |= head_settings or {}
     temporary = files.temporary_path(folder)
     files.remove_folder(temporary)
     try:
@@ -136,7 +151,41 @@ def write_question_answering(
         config,
         electra_weights.to_huggingface(model),
         vocabulary,
-        squad_head=head_settings,
+        head_settings={"squad_head": head_settings},
+    )
+
+
+def write_classifier(
+    folder: str | Path,
+    config: ElectraConfig,
+    model: Mapping[str, np.ndarray],
+    vocabulary: Vocabulary,
+    labels: Sequence[str],
+    problem_type: str | None,
+) -> None:
+    """Write a fine-tuned encoder that labels sequences or tokens, as Hugging Face's.
+
+    Args:
+        model: variables by our names, electra/… and classifier/….
+        labels: words in the order of the outputs.
+        problem_type: Hugging Face's, single_label_classification or regression; None for tokens.
+
+    Raises:
+        UsageError: the folder holds something, and no export.
+    """
+    settings: dict[str, object] = {
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+    if problem_type is not None:
+        settings["problem_type"] = problem_type
+    write_folder(
+        folder,
+        architecture_name(model),
+        config,
+        electra_weights.to_huggingface(model),
+        vocabulary,
+        head_settings=settings,
     )
 
 
@@ -157,7 +206,7 @@ def write_network(folder: str | Path, network: PretrainedModel, flag: str, model
         network.config,
         electra_weights.to_huggingface(kept),
         network.vocabulary,
-        squad_head=network.settings.get("squad_head"),
+        head_settings={name: network.settings[name] for name in _HEAD_SETTINGS if name in network.settings},
         model_card=model_card,
         flag=flag,
     )

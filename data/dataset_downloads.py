@@ -35,7 +35,21 @@ _PATIENCE = Patience()
 _VERSIONS_NAME = ".versions.json"
 _VOCABULARY = (r"vocab\.txt",)
 _WEIGHTS = (r"model\.safetensors", r"pytorch_model\.bin")
+_USUAL_PARTS = ("train", "validation", "test")
+_MATCHING = [f"{part}_{kind}matched" for part in ("validation", "test") for kind in ("", "mis")]
+_GLUE_PARTS = dict.fromkeys(("cola", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"), _USUAL_PARTS)
+_GLUE_PARTS |= {"mnli": ("train", *_MATCHING), "ax": ("test",)}
+
+
+def _glue(*tasks: str) -> HubRepository:
+    """The Parquet files of some of GLUE's tasks, each in a folder of the task's name."""
+    wanted = tuple((rf"{task}/{part}-[\d-]+of-\d+\.parquet",) for task in tasks for part in _GLUE_PARTS[task])
+    return HubRepository("nyu-mll/glue", "dataset", wanted)
+
+
 _REPOSITORIES = {
+    "glue": (_glue(*_GLUE_PARTS),),
+    "mrpc": (_glue("mrpc"),),
     # Whole books. What the hub calls bookcorpus is sentences, without the bounds of books.
     "bookscorpus": (
         HubRepository("lucadiliello/bookcorpusopen", "dataset", ((r"(\w[\w.-]*/)?\w[\w.-]*\.parquet",),)),

@@ -16,7 +16,6 @@ _GROUPS = {
 }
 _ELSEWHERE = {
     "text": "your own text is not downloaded; --input_files names it",
-    "mrpc": "no program here is fine-tuned on it; the task that there is has the name squad",
     "nvidia_pretrained_weights": "NVIDIA gives them out on NGC only, by hand; from here come "
     "google_pretrained_weights",
 }
@@ -46,6 +45,16 @@ _ORIGINS = {
         "SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016 and 2018)",
         "CC BY-SA 4.0",
         "https://rajpurkar.github.io/SQuAD-explorer/",
+    ),
+    "glue": Origin(
+        "GLUE, nine tasks and a diagnostic set (Wang et al. 2019)",
+        "each task has its own, which gluebenchmark.com/tasks names",
+        "https://huggingface.co/datasets/nyu-mll/glue",
+    ),
+    "mrpc": Origin(
+        "Microsoft Research Paraphrase Corpus (Dolan and Brockett 2005), as in GLUE",
+        "its own, which gluebenchmark.com/tasks names",
+        "https://huggingface.co/datasets/nyu-mll/glue",
     ),
     "google_pretrained_weights": Origin(
         "ELECTRA small, base and large, discriminators and generators (Clark et al. 2020)",

@@ -50,7 +50,13 @@ def write_answering_model(
         config,
         electra_weights.to_huggingface(tensors),
         vocabulary,
-        squad_head={"joint_head": joint_head, "variant": variant, "version_2_with_negative": version_2},
+        head_settings={
+            "squad_head": {
+                "joint_head": joint_head,
+                "variant": variant,
+                "version_2_with_negative": version_2,
+            }
+        },
     )
     return folder
 

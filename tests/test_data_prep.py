@@ -309,7 +309,7 @@ def test_a_working_folder_among_the_sources_is_no_source(own, vocab_file, tmp_pa
         ("sharding", "bookscorpus", {}, "run --action text_formatting first"),
         ("create_tfrecord_files", "text", {"vocab_file": "/none"}, "--vocab_file /none: No such file"),
         ("download", "text", {}, "--dataset text: your own text is not downloaded"),
-        ("download", "mrpc", {}, "--dataset mrpc"),
+        ("text_formatting", "glue", {}, "is for --action download alone"),
         (
             "text_formatting",
             "text",

@@ -342,7 +342,7 @@ def test_groups_are_their_members():
     assert members("wikicorpus_zh") == ("wikicorpus_zh",)
 
 
-@pytest.mark.parametrize("name", ["wikicorpus_de", "openwebtext", *members("all")])
+@pytest.mark.parametrize("name", ["wikicorpus_de", "openwebtext", "glue", "mrpc", *members("all")])
 def test_each_data_set_says_where_it_is_from_and_under_which_licence(name):
     (member,) = members(name)
     source = origin(member)
@@ -352,7 +352,6 @@ def test_each_data_set_says_where_it_is_from_and_under_which_licence(name):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("mrpc", "squad"),
         ("nvidia_pretrained_weights", "google_pretrained_weights"),
         ("text", "--input_files"),
         ("wikicorpus", "is none of wikicorpus_en"),

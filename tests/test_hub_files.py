@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from glue_files import FORMS, write_hub_files
 from web_site import Answer, Asked, FileSite, serving
 
 from data.dataset_downloads import folder_of, read_record
+from glue_tasks import find_files, find_task
 
 ROOT = Path(__file__).parents[1]
 BOOKS = "datasets/lucadiliello/bookcorpusopen"
@@ -230,6 +232,27 @@ def test_of_openwebtext_the_tars_are_taken_where_they_are(hub, downloaded, tmp_p
     hub.commit(WEB, NEW, parquet | code)
     downloaded("openwebtext")
     assert visible_files(folder) == parquet
+
+
+def test_glue_comes_in_folders_that_fine_tuning_reads(hub, downloaded, tmp_path):
+    for task in FORMS:
+        write_hub_files(tmp_path / "hub", task)
+    contents = visible_files(tmp_path / "hub")
+    hub.commit(
+        "datasets/nyu-mll/glue", OLD, contents | {"README.md": b"x", "mnli_matched/test.parquet": b"x"}
+    )
+    lines = downloaded("glue")
+    folder = tmp_path / "data/download/glue"
+    # Eight tasks of three files, MNLI's five, and the diagnostic set.
+    assert len(lines) == 8 * 3 + 5 + 1 and visible_files(folder) == contents
+    for task in FORMS:
+        for part in ("train", "eval", "test"):
+            found = find_files(find_task(task), str(folder), part)
+            assert all(Path(path).is_file() for file in found for path in file.paths)
+    lines = downloaded("mrpc")
+    assert [Path(line).parent.name for line in lines] == ["mrpc"] * 3
+    (file,) = find_files(find_task("MRPC"), str(tmp_path / "data/download/mrpc"), "eval")
+    assert Path(file.paths[0]).read_bytes() == contents["mrpc/validation-00000-of-00001.parquet"]
 
 
 def test_a_repository_without_the_wanted_files_is_a_failure(hub, failure):

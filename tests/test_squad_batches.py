@@ -8,7 +8,8 @@ from squad_questions import LETTERS, question
 
 from batching import BatchShape
 from command_line import UsageError
-from squad_batches import TrainingWindows, block_batches, bucket_lengths, bucketed_batches, prediction_blocks
+from length_batches import TrainingOrder, bucket_lengths, bucketed_batches
+from squad_batches import block_batches, prediction_blocks, training_windows
 from squad_features import FeatureRule, Features, build_features
 
 BUCKETS = (10, 16, 24, 32)
@@ -104,9 +105,9 @@ def test_prediction_computes_little_padding(features):
 # ------------------------------------------------------------------------------------------------ training
 
 
-def _training(features, sequences=4, steps=1, seed=3, skipped=(), **workers) -> TrainingWindows:
+def _training(features, sequences=4, steps=1, seed=3, skipped=(), **workers) -> TrainingOrder:
     shape = BatchShape(sequences, steps, **workers)
-    return TrainingWindows(features, shape, seed=seed, buckets=BUCKETS, skipped=skipped)
+    return training_windows(features, shape, seed=seed, buckets=BUCKETS, skipped=skipped)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 7, 32, 1000])
@@ -117,7 +118,7 @@ def test_every_trainable_window_comes_once_an_epoch(features, size):
     assert len(training) == len(trainable) < len(features)
     counts, read = np.zeros(len(features), int), 0
     for number in range(1, 3 * len(trainable) // size + 3):
-        windows = training.windows(number)
+        windows = training.sequences(number)
         assert len(windows) == size
         np.add.at(counts, windows, 1)
         read += size
@@ -129,11 +130,11 @@ def test_every_trainable_window_comes_once_an_epoch(features, size):
 def test_epochs_and_seeds_have_orders_of_their_own(features):
     training, count = _training(features, 1), len(_training(features))
     epochs = [
-        tuple(int(training.windows(epoch * count + place)[0]) for place in range(1, count + 1))
+        tuple(int(training.sequences(epoch * count + place)[0]) for place in range(1, count + 1))
         for epoch in range(3)
     ]
     other = _training(features, 1, seed=4)
-    epochs.append(tuple(int(other.windows(place)[0]) for place in range(1, count + 1)))
+    epochs.append(tuple(int(other.sequences(place)[0]) for place in range(1, count + 1)))
     assert len(set(epochs)) == 4 and len({frozenset(epoch) for epoch in epochs}) == 1
     # And they are shuffled: neighbours in the file are not neighbours here.
     assert (np.diff(epochs[0]) == 1).mean() < 0.05
@@ -141,9 +142,9 @@ def test_epochs_and_seeds_have_orders_of_their_own(features):
 
 def test_any_update_is_known_without_those_before(features):
     numbers = range(1, 120)
-    read = {number: _training(features).windows(number).tolist() for number in reversed(numbers)}
+    read = {number: _training(features).sequences(number).tolist() for number in reversed(numbers)}
     training = _training(features)
-    assert [training.windows(number).tolist() for number in numbers] == [read[number] for number in numbers]
+    assert [training.sequences(number).tolist() for number in numbers] == [read[number] for number in numbers]
     from_60 = islice(training.from_update(60), 3)
     for number, update in enumerate(from_60, 60):
         assert update.number == number
@@ -155,7 +156,7 @@ def test_any_update_is_known_without_those_before(features):
 def test_updates_hold_like_lengths_but_no_order_of_lengths(features):
     training = _training(features)
     epoch = range(1, len(training) // 4)
-    lengths = np.array([features.lengths[training.windows(number)] for number in epoch])
+    lengths = np.array([features.lengths[training.sequences(number)] for number in epoch])
     spread = (lengths.max(axis=1) - lengths.min(axis=1)).mean()
     drawn = np.random.RandomState(0).permutation(lengths.ravel()).reshape(lengths.shape)
     assert spread < 0.35 * (drawn.max(axis=1) - drawn.min(axis=1)).mean()
@@ -166,8 +167,8 @@ def test_updates_hold_like_lengths_but_no_order_of_lengths(features):
 @pytest.mark.parametrize("number", [1, 9, 60, 61, 62, 200])
 def test_micro_batches_and_workers_share_the_windows_of_one(features, number):
     """12 windows an update as 1 x 12, as 3 x 4, and as 2 x 3 on each of 2 workers, in the same places."""
-    whole = _training(features, 12).windows(number)
-    assert _training(features, 4, 3).windows(number).tolist() == whole.tolist()
+    whole = _training(features, 12).sequences(number)
+    assert _training(features, 4, 3).sequences(number).tolist() == whole.tolist()
     expected = features.batch(whole, 32)
     for sequences, steps, workers in [(4, 3, 1), (12, 1, 1), (3, 2, 2), (2, 3, 2), (1, 2, 6)]:
         updates = [
@@ -189,14 +190,14 @@ def test_micro_batches_and_workers_share_the_windows_of_one(features, number):
 
 def test_skipped_updates_move_the_others_up(features):
     plain, skipping = _training(features), _training(features, skipped=[(3, 5)])
-    assert [skipping.windows(number).tolist() for number in (2, 3, 4)] == [
-        plain.windows(number).tolist() for number in (2, 6, 7)
+    assert [skipping.sequences(number).tolist() for number in (2, 3, 4)] == [
+        plain.sequences(number).tolist() for number in (2, 6, 7)
     ]
 
 
 def test_an_update_says_which_questions_it_had(features):
     training = _training(features)
-    ids = {features.question(int(features.question_of[w])).id for w in training.windows(5)}
+    ids = {features.question(int(features.question_of[w])).id for w in training.sequences(5)}
     described = training.update(5).origin()
     assert described.startswith("questions ") and set(described.removeprefix("questions ").split(", ")) == ids
 

@@ -1,0 +1,188 @@
+"""What every fine-tuning run reads and where it starts, found and checked before the network is built.
+
+Weights, vocabulary and checkpoints; squad_inputs.py and glue_inputs.py add the task's data and its head.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import checkpointing
+from architecture import MODEL_SIZES, ElectraConfig
+from batching import BatchShape
+from checkpointing import Checkpoint
+from command_line import UsageError
+from configuration import keep_global_batch_size
+from finetuning_configuration import FineTuningConfig
+from pretrained_models import PretrainedModel, load_pretrained
+from tokenization import load_vocabulary
+from workers import Workers
+
+CHECKPOINT_PREFIX = "ckpt-"
+# Settings that change what is being trained or the order of what it sees.
+_MEANING = (
+    "seed",
+    "max_seq_length",
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "warmup_proportion",
+    "weight_decay_rate",
+    "layerwise_lr_decay",
+)
+
+
+def open_model(config: FineTuningConfig) -> PretrainedModel:
+    """The weights that a run's flags name, with the dropout that they ask for.
+
+    Raises:
+        UsageError: as `load_model`; or windows that are longer than the position table.
+    """
+    model = load_model(config.electra_model, config.init_checkpoint, config.vocab_file, config.do_lower_case)
+    positions = model.config.max_position_embeddings
+    if config.max_seq_length > positions:
+        raise UsageError(
+            f"--max_seq_length {config.max_seq_length}: is longer than the position table of {model.source} "
+            f"({positions} rows)"
+        )
+    return dataclasses.replace(model, config=_with_dropout(model.config, config))
+
+
+def load_model(
+    electra_model: str, init_checkpoint: str = "", vocab_file: str = "", do_lower_case: bool | None = None
+) -> PretrainedModel:
+    """The weights that the flags name, with their vocabulary.
+
+    Raises:
+        UsageError: no such weights, no vocabulary, or not theirs.
+    """
+    if init_checkpoint:
+        model = load_pretrained(init_checkpoint, "init_checkpoint")
+    elif electra_model in MODEL_SIZES and not Path(electra_model).exists():
+        model = _random_model(electra_model, vocab_file)
+    else:
+        model = load_pretrained(electra_model, "electra_model")
+    vocabulary = model.vocabulary
+    if vocab_file:
+        vocabulary = load_vocabulary(vocab_file)
+    if vocabulary is None:
+        raise UsageError(f"--vocab_file: none given, and no vocabulary beside {model.source}")
+    if vocabulary.size != model.config.vocab_size:
+        raise UsageError(
+            f"--vocab_file {vocab_file}: {vocabulary.size} pieces; the word table of {model.source} has "
+            f"{model.config.vocab_size} rows"
+        )
+    if vocab_file and model.vocabulary is not None and model.vocabulary.sha256 != vocabulary.sha256:
+        raise UsageError(f"--vocab_file {vocab_file}: is not the vocabulary of {model.source}")
+    if do_lower_case is not None:
+        vocabulary = dataclasses.replace(vocabulary, do_lower_case=do_lower_case)
+    return dataclasses.replace(model, vocabulary=vocabulary)
+
+
+def check_output_dir(config: FineTuningConfig) -> None:
+    """See that the folder can be one, and that a new training does not start in that of another.
+
+    Raises:
+        UsageError: a file of that name, or a run that is there already.
+    """
+    if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
+        raise UsageError(f"--output_dir {config.output_dir}: is no folder")
+    found = checkpointing.list_checkpoints(config.checkpoints_folder, CHECKPOINT_PREFIX)
+    if found and config.do_train and not config.restore_checkpoint:
+        raise UsageError(
+            f"--output_dir {config.output_dir}: holds a run already ({found[-1][1].name}); give "
+            "--restore_checkpoint to go on with it, or another folder"
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        step: updates done already.
+        checkpoint: to restore, on worker 0 alone; None for the pre-trained weights.
+    """
+
+    step: int = 0
+    checkpoint: Checkpoint | None = None
+
+
+def find_start(
+    config: FineTuningConfig,
+    workers: Workers,
+    *,
+    meaning: Callable[[], Mapping[str, object]],
+    knows_task: bool,
+) -> Start:
+    """The training checkpoint to go on from; worker 0 alone reads it.
+
+    A run of another number of workers than the checkpoint's keeps its global batch: config.global_batch_size
+    is set to it.
+
+    Args:
+        meaning: what must be equal for a restart to go on with the same training, by name.
+        knows_task: whether the weights that the flags name can predict without any training.
+
+    Raises:
+        UsageError: none at that path, other settings than the checkpoint's.
+    """
+    checkpoint = None
+
+    def find() -> list:
+        nonlocal checkpoint
+        checkpoint = _find_checkpoint(config, knows_task)
+        if checkpoint is None:
+            return [0, 0]
+        if not config.do_train:
+            return [checkpoint.step, 0]
+        kept = checkpointing.other_layout_batch(checkpoint, workers.size, config.global_batch_size)
+        keep_global_batch_size(config, kept)
+        checkpointing.check_meaning(checkpoint, dict(meaning()), allow_change=config.allow_config_change)
+        return [checkpoint.step, kept]
+
+    step, kept = workers.share(find)
+    keep_global_batch_size(config, kept)
+    return Start(step, checkpoint)
+
+
+def _find_checkpoint(config: FineTuningConfig, knows_task: bool) -> Checkpoint | None:
+    folder, checkpoint = config.checkpoints_folder, None
+    if config.restore_checkpoint == "latest":
+        checkpoint = checkpointing.load_newest(folder, CHECKPOINT_PREFIX)
+    elif config.restore_checkpoint:
+        checkpoint = checkpointing.load_given(config.restore_checkpoint)
+    if checkpoint is None and not config.do_train and not knows_task:
+        raise UsageError(f"--restore_checkpoint: {folder} holds no checkpoint to predict with")
+    return checkpoint
+
+
+def batch_shape(config: FineTuningConfig, workers: Workers) -> BatchShape:
+    """How an update's sequences are divided among micro-batches and workers."""
+    return BatchShape(
+        config.train_batch_size, config.accumulation_steps(workers.size), workers.size, workers.rank
+    )
+
+
+def shared_meaning(config: FineTuningConfig, model: PretrainedModel, workers: Workers) -> dict:
+    """The part of a training's meaning that all tasks have, by name."""
+    values = dataclasses.asdict(model.config)
+    values["vocabulary_sha256"] = model.vocabulary.sha256
+    values |= {name: getattr(config, name) for name in _MEANING}
+    values["global_batch_size"] = batch_shape(config, workers).global_batch_size
+    return values
+
+
+def _random_model(size: str, vocab_file: str) -> PretrainedModel:
+    if not vocab_file:
+        raise UsageError(f"--electra_model {size}: random weights need a --vocab_file")
+    vocabulary = load_vocabulary(vocab_file)
+    config = ElectraConfig(vocab_size=vocabulary.size, **MODEL_SIZES[size])
+    return PretrainedModel(f"{size} (random weights)", config, {}, vocabulary, {})
+
+
+def _with_dropout(architecture: ElectraConfig, config: FineTuningConfig) -> ElectraConfig:
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return dataclasses.replace(architecture, **given)

@@ -1,0 +1,247 @@
+"""Every task of GLUE is read in both of its forms, and labels and heads fit or are refused in one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from glue_cases import CONFIG, VOCABULARY, random_head, write_columns, write_csv
+from glue_files import FORMS, write_hub_files, write_own_files
+from squad_cases import write_encoder
+
+from command_line import UsageError
+from glue_configuration import GlueConfig
+from glue_inputs import GlueInputs, open_inputs
+from glue_tasks import find_task
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights") / "encoder"
+    write_encoder(folder, CONFIG, VOCABULARY)
+    return folder
+
+
+def config(encoder: Path, **settings) -> GlueConfig:
+    defaults = {"electra_model": str(encoder), "output_dir": "o", "max_seq_length": 32}
+    defaults |= {"disable_progress_bar": True}
+    return GlueConfig(
+        **(defaults | {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()})
+    )
+
+
+def inputs(encoder: Path, **settings) -> GlueInputs:
+    return open_inputs(config(encoder, **settings))
+
+
+ALL = {"do_train": True, "do_eval": True, "do_predict": True}
+
+
+def words(features, number: int) -> str:
+    batch = features.batch(np.array([number]), 32)
+    return VOCABULARY.text(batch["input_ids"][0][batch["input_mask"][0] == 1])
+
+
+# ------------------------------------------------------------------------------------------------- tasks
+
+
+@pytest.mark.parametrize("write", [write_own_files, write_hub_files])
+@pytest.mark.parametrize("task", FORMS)
+def test_a_task_is_read_in_each_of_its_forms(tmp_path, encoder, task, write):
+    read = inputs(encoder, task=task, data_dir=write(tmp_path, task), **ALL)
+    form = FORMS[task]
+    second = "" if task in ("CoLA", "SST-2") else " fillerd glad [SEP]"
+    for data in (*read.evaluation, *read.test):
+        assert words(data.features, 1) == f"[CLS] fine fillerb [SEP]{second}"
+        assert data.features.ids == [str(number) for number in range(len(data.features))]
+    if task == "STS-B":
+        assert read.evaluation[0].features.labels.tolist() == [0.5, 4.5] * 4
+        # Both orders of each pair, and (label - mean) / deviation.
+        assert read.training.labels.tolist() == [-1, -1, 1, 1] * 4
+        assert (read.scale.mean, read.scale.deviation) == (2.5, 2.0)
+        return
+    expected = [0, 1] * 4
+    assert [read.task.labels[number] for number in (0, 1)] == list(form.words)
+    for data in read.evaluation:
+        assert data.features.labels.tolist() == expected
+    twice = 2 if task == "MRPC" else 1
+    assert read.training.labels.tolist() == list(np.repeat(expected, twice))
+    assert all((data.features.labels == -1).all() for data in read.test)
+
+
+@pytest.mark.parametrize("write", [write_own_files, write_hub_files])
+def test_mnli_has_two_parts_and_a_diagnostic_set_beside_it(tmp_path, encoder, write):
+    read = inputs(encoder, task="mnli", data_dir=write(tmp_path, "MNLI"), **ALL)
+    assert [data.file.suffix for data in read.evaluation] == ["", "_mm"]
+    assert [data.file.submission for data in read.test] == ["MNLI-m", "MNLI-mm", "AX"]
+    assert [len(data.features) for data in read.test] == [8, 8, 2]
+
+
+def test_the_metrics_are_the_benchmarks():
+    metrics = {name: find_task(name).task.metrics for name in FORMS}
+    assert metrics.pop("CoLA")[0] == "matthews_correlation"
+    assert metrics.pop("MRPC") == metrics.pop("QQP") == ("accuracy", "f1")
+    assert metrics.pop("STS-B") == ("pearson", "spearman")
+    assert set(metrics.values()) == {("accuracy",)}
+
+
+def test_the_folder_of_one_task_may_be_named_too(tmp_path, encoder):
+    write_hub_files(tmp_path, "RTE")
+    assert len(inputs(encoder, task="RTE", data_dir=tmp_path / "rte", do_train=True).training) == 8
+
+
+def test_broken_rows_of_the_benchmark_are_left_out_and_told(tmp_path, encoder, capsys):
+    path = write_own_files(tmp_path, "QQP") / "QQP" / "train.tsv"
+    path.write_text(path.read_text() + "9\t1\t2\tfine\n10\n")
+    assert len(inputs(encoder, task="QQP", data_dir=tmp_path, do_train=True).training) == 8
+    assert (
+        "2 rows have another number of columns and are left out, first in line 10" in capsys.readouterr().out
+    )
+
+
+def test_the_recipe_is_the_papers_and_flags_win(tmp_path, encoder):
+    write_own_files(tmp_path, "RTE"), write_own_files(tmp_path, "SST-2")
+    settings = config(encoder, task="RTE", data_dir=tmp_path, do_train=True)
+    open_inputs(settings)
+    assert (settings.learning_rate, settings.layerwise_lr_decay) == (3e-4, 0.8)
+    assert (settings.num_train_epochs, settings.train_batch_size, settings.warmup_proportion) == (10, 32, 0.1)
+    assert GlueConfig(electra_model="", output_dir="", task="RTE", do_eval=True).max_seq_length == 128
+    settings = config(encoder, task="SST-2", data_dir=tmp_path, do_train=True, learning_rate=1.0)
+    open_inputs(settings)
+    assert (settings.learning_rate, settings.num_train_epochs) == (1.0, 3)
+
+
+# ------------------------------------------------------------------------------------------------ labels
+
+
+def test_labels_of_own_files_are_in_the_order_of_numbers_and_words(tmp_path, encoder):
+    for labels, expected in (
+        (["10", "9", "-1"], ("-1", "9", "10")),
+        (["b", "a", "10"], ("10", "a", "b")),
+    ):
+        path = write_csv(tmp_path / "a.csv", [{"text": "fine", "label": label} for label in labels])
+        read = inputs(encoder, task_type="classification", train_file=path, do_train=True)
+        assert read.task.labels == expected
+        assert [expected[number] for number in read.training.labels] == labels
+
+
+def test_tags_are_those_of_the_training_file(tmp_path, encoder):
+    path = write_columns(tmp_path / "a.txt", [(["fine", "name"], ["O", "B-X"]), (["a"], ["I-X"])])
+    read = inputs(encoder, task_type="tagging", train_file=path, do_train=True)
+    assert read.task.labels == ("B-X", "I-X", "O") and read.training.labels.tolist() == [2, 0, 1]
+
+
+def _csv(path: Path, label: str) -> Path:
+    return write_csv(path, [{"text": "fine", "label": "yes"}, {"text": "grim", "label": label}])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"task": "CoLA"}, "--data_dir: --task CoLA needs it, or --train_file"),
+        (
+            {"task": "CoLA", "data_dir": "none"},
+            "--data_dir none: holds neither CoLA/train.tsv nor cola/train-",
+        ),
+        ({"task": "CALO", "data_dir": "none"}, "--task CALO: is none of CoLA, SST-2"),
+        ({"task_type": "classification", "train_file": "{t}/one.csv"}, "has one label alone, 'yes'"),
+        (
+            {"task_type": "classification", "train_file": "{t}/two.csv", "eval_file": "{t}/three.csv"},
+            "--eval_file {t}/three.csv, line 3: the label 'maybe' is none of no, yes",
+        ),
+        ({"task_type": "regression", "train_file": "{t}/two.csv"}, "line 2: the label 'yes' is not a number"),
+        (
+            {"task_type": "tagging", "train_file": "{t}/a.txt", "eval_file": "{t}/b.txt"},
+            "--eval_file {t}/b.txt, in the sentence of line 1: the tag 'B-Y' is none of B-X, O",
+        ),
+        (
+            {"task_type": "classification", "train_file": "{t}/two.csv", "text_pair_column": "other"},
+            "--train_file {t}/two.csv, line 2: no column 'other', only text, label",
+        ),
+        ({"task": "CoLA", "max_seq_length": 65}, "--max_seq_length 65: is longer than the position table"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, encoder, settings, told):
+    _csv(tmp_path / "one.csv", "yes"), _csv(tmp_path / "two.csv", "no"), _csv(tmp_path / "three.csv", "maybe")
+    write_columns(tmp_path / "a.txt", [(["fine", "name"], ["O", "B-X"])])
+    write_columns(tmp_path / "b.txt", [(["fine"], ["B-Y"])])
+    settings = {name: v.format(t=tmp_path) if isinstance(v, str) else v for name, v in settings.items()}
+    with pytest.raises(UsageError) as mistake:
+        inputs(encoder, **settings, do_train=True, do_eval="eval_file" in settings)
+    assert told.format(t=tmp_path) in str(mistake.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"task": ""}, "--task (none): give either --task or --task_type"),
+        ({"task_type": "tagging"}, "--task RTE: give either"),
+        ({"do_train": False}, "--do_train False: nothing to do"),
+        ({"task": "", "task_type": "tagging"}, "--do_train True: --task_type needs --train_file"),
+        (
+            {"task": "", "task_type": "regression", "train_file": "a", "do_predict": True},
+            "--do_predict True: --task_type needs --test_file",
+        ),
+        (
+            {"task": "", "task_type": "tagging", "train_file": "a", "data_dir": "d"},
+            "--data_dir d: is for --task",
+        ),
+        (
+            {"task": "", "task_type": "tagging", "train_file": "a", "text_pair_column": "b"},
+            "--text_pair_column b: tagging has none",
+        ),
+        ({"seeds": "1,2,x"}, "--seeds 1,2,x: must be different whole numbers"),
+        ({"seeds": "1,1"}, "--seeds 1,1: must be different whole numbers"),
+        ({"seeds": "1,2", "restore_checkpoint": "c"}, "--restore_checkpoint c: names one run"),
+        ({"max_seq_length": 4}, "--max_seq_length 4: must be at least 8"),
+        ({"learning_rate": -1.0}, "--learning_rate -1.0: must be finite"),
+        ({"num_train_epochs": 0.0}, "--num_train_epochs 0.0: must be positive"),
+        ({"layerwise_lr_decay": 2.0}, "--layerwise_lr_decay 2.0: must be in (0, 1]"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_named(settings, told):
+    given = {"electra_model": "e", "output_dir": "o", "task": "RTE", "do_train": True} | settings
+    with pytest.raises(UsageError) as mistake:
+        GlueConfig(**given)
+    assert str(mistake.value).startswith(told)
+
+
+# ------------------------------------------------------------------------------------------------- heads
+
+
+def _classifier(encoder: Path, folder: Path, labels: list[str] | None, outputs: int = 2) -> Path:
+    """The encoder's folder with a head."""
+    random_head(encoder, folder, outputs)
+    path = folder / "config.json"
+    settings = json.loads(path.read_text())
+    if labels is not None:
+        settings["id2label"] = dict(enumerate(labels))
+    path.write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_head_of_these_labels_is_used_and_another_one_is_trained_anew(tmp_path, encoder):
+    path = _csv(tmp_path / "a.csv", "no")
+    own = {"task_type": "classification", "train_file": path, "do_train": True}
+    for number, (labels, is_used) in enumerate(
+        ((["no", "yes"], True), (["LABEL_0", "LABEL_1"], True), (None, True), (["yes", "no"], False))
+    ):
+        read = inputs(_classifier(encoder, tmp_path / f"m{number}", labels), **own)
+        assert read.has_head == is_used, labels
+        assert any("a new head is trained" in remark for remark in read.model.remarks) != is_used
+    read = inputs(_classifier(encoder, tmp_path / "three", None, outputs=3), **own)
+    assert not read.has_head and "its head has 3 outputs" in read.model.remarks[0]
+
+
+def test_predicting_needs_a_head_and_knows_its_labels(tmp_path, encoder):
+    path = _csv(tmp_path / "a.csv", "no")
+    own = {"task_type": "classification", "eval_file": path, "do_eval": True}
+    read = inputs(_classifier(encoder, tmp_path / "m", ["yes", "no"]), **own)
+    assert read.task.labels == ("yes", "no") and read.evaluation[0].features.labels.tolist() == [0, 1]
+    with pytest.raises(UsageError, match="records no labels; give the model/ folder"):
+        inputs(encoder, **own)
+    with pytest.raises(UsageError, match="it has no head for classification; fine-tune with --do_train"):
+        inputs(encoder, **own, train_file=path)
+    with pytest.raises(UsageError, match="its head has 3 outputs, and RTE has 2; fine-tune"):
+        folder = _classifier(encoder, tmp_path / "n", None, outputs=3)
+        inputs(folder, task="RTE", data_dir=write_own_files(tmp_path, "RTE"), do_eval=True)
