@@ -96,7 +96,7 @@ def _progress(run: RunLog) -> str:
         of = f" of {wanted:,}" if wanted else ""
         length = f", sequences of {phase.max_seq_length}" if phase.max_seq_length else ""
         parts.append(f"phase {phase.number}: {phase.last_update:,}{of} updates{length}")
-    if run.seconds:
+    if run.seconds >= 1:
         parts.append(f"{duration(run.seconds)} of training and evaluation")
     if run.last_line:
         parts.append(f"last line {run.last_line:%Y-%m-%d %H:%M}")

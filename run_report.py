@@ -16,8 +16,8 @@ import report_page
 import run_curves
 import run_health
 from command_line import EXIT_FAILURE, UsageError, parse, run_program
-from configuration import ReportConfig
 from held_out_table import table
+from report_configuration import ReportConfig
 from report_server import PageServer
 from run_log import RunLog, read_run
 

@@ -11,7 +11,7 @@ from run_curves import HELD_OUT, Chart, Series
 
 COLORS = 8
 _WIDTH, _HEIGHT = 360, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 30
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 8, 30
 _TICKS = 5
 # The width of the words "phase 2".
 _LABEL_ROOM = 42

@@ -15,6 +15,7 @@ import conversion_configuration
 import dataset_configuration
 import files
 import preparation_configuration
+import report_configuration
 import squad_configuration
 from command_line import flag_table
 
@@ -27,6 +28,7 @@ _MODULES = (
     preparation_configuration,
     squad_configuration,
     conversion_configuration,
+    report_configuration,
 )
 _SETTINGS = {name: value for module in _MODULES for name, value in vars(module).items()}
 

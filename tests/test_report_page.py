@@ -88,7 +88,7 @@ def test_pointer_reads_values_off_the_curve(opened, tmp_path):
     page = opened(write_page(tmp_path, write_run(tmp_path / "run")))
     chart = page.locator("figure").first.locator("svg.chart")
     box = chart.bounding_box()
-    left, right = 46 / 360, 350 / 360
+    left, right = 46 / 360, (360 - 18) / 360
     page.mouse.move(box["x"] + box["width"] * (left + right) / 2, box["y"] + box["height"] / 2)
     update, training, held_out = page.locator("figure").first.locator("output").all_inner_texts()
     assert abs(int(update.removeprefix("update ").replace(",", "")) - 10_000) < 100
