@@ -29,6 +29,11 @@ class PretrainingConfig:
     do_eval_only: bool = option(
         False, "evaluate the weights on --eval_tfrecords, print the table, train nothing", group="run"
     )
+    dry_run: bool = option(
+        False,
+        "print what the run would cost (FLOPs, memory, time, disk) and what looks wrong; train nothing",
+        group="run",
+    )
     show_update: int = option(
         0,
         "print the decoded sequences, masks and shard positions of this update (from 1), train nothing",

@@ -162,6 +162,18 @@ def batch_shape(config: PretrainingConfig, workers: Workers) -> BatchShape:
     )
 
 
+def batch_arithmetic(config: PretrainingConfig, shape: BatchShape, examples: int) -> list[str]:
+    """What an update and the whole training consist of, in two lines."""
+    count = shape.global_batch_size
+    total = count * config.num_train_steps
+    return [
+        f"batch: {shape.sequences} per worker x {shape.accumulation_steps} accumulated x {shape.workers} "
+        f"workers = {count:,} sequences, {count * config.max_seq_length:,} tokens an update",
+        f"phase {config.phase}: {config.num_train_steps:,} updates = {total:,} sequences = "
+        f"{total / examples:.2f} epochs of {examples:,} examples; {config.num_warmup_steps:,} of warm-up",
+    ]
+
+
 def _look(config: PretrainingConfig) -> Inputs:
     held_out_paths = []
     if config.eval_tfrecords:

@@ -29,7 +29,7 @@ from pretraining_data import (
     unigram_entropy,
     unigram_log_probabilities,
 )
-from pretraining_inputs import Inputs, Start, batch_shape, meaning
+from pretraining_inputs import Inputs, Start, batch_arithmetic, batch_shape, meaning
 from training import StopSignal, add_sums
 from training_run import TrainingRun, abridged, arrays
 from workers import Workers
@@ -71,7 +71,7 @@ def evaluate_only(config: PretrainingConfig, inputs: Inputs, start: Start, worke
 
 def show_update(config: PretrainingConfig, inputs: Inputs, start: Start, workers: Workers) -> int:
     """Print the sequences of update --show_update: where each comes from, its tokens, picks in brackets."""
-    data = _training_data(config, inputs, workers, start.skipped_updates)
+    data = training_data(config, inputs, workers, start.skipped_updates)
     update = data.update(config.show_update)
     places = data.examples(config.show_update)
     number = 0
@@ -98,7 +98,7 @@ class PretrainingRun(TrainingRun):
             workers,
             inputs.vocabulary,
             PretrainingModel(config, inputs.vocabulary.size),
-            lambda variables: _optimizer(config, variables),
+            lambda variables: make_optimizer(config, variables),
             checkpointing.PHASE_PREFIXES[config.phase],
         )
         self._evaluate_batch = tf.function(self._model, jit_compile=config.xla, autograph=False)
@@ -170,9 +170,7 @@ class PretrainingRun(TrainingRun):
         schedule = SCHEDULES[config.lr_schedule](
             config.learning_rate, last, config.num_warmup_steps, config.lr_decay_power, config.end_lr
         )
-        updates = _training_data(config, self._inputs, self._workers, self._skipped).from_update(
-            self.done + 1
-        )
+        updates = training_data(config, self._inputs, self._workers, self._skipped).from_update(self.done + 1)
         meter = self._run_loop(
             updates,
             schedule,
@@ -238,16 +236,7 @@ class PretrainingRun(TrainingRun):
 
     def _print_arithmetic(self) -> None:
         config, shape = self._config, self._shape
-        count, examples = shape.global_batch_size, len(self._inputs.training)
-        total = count * config.num_train_steps
-        print(
-            f"batch: {shape.sequences} per worker x {shape.accumulation_steps} accumulated x {shape.workers} "
-            f"workers = {count:,} sequences, {count * config.max_seq_length:,} tokens an update"
-        )
-        print(
-            f"phase {config.phase}: {config.num_train_steps:,} updates = {total:,} sequences = "
-            f"{total / examples:.2f} epochs of {examples:,} examples; {config.num_warmup_steps:,} of warm-up"
-        )
+        print("\n".join(batch_arithmetic(config, shape, len(self._inputs.training))))
         if config.fp16_compression and shape.workers == 1:
             print("note: --fp16_compression has no effect with one worker, which sends no gradients")
 
@@ -292,7 +281,8 @@ class PretrainingRun(TrainingRun):
 # ------------------------------------------------------------------------------------------------- parts
 
 
-def _optimizer(config: PretrainingConfig, variables: dict[str, tf.Variable]) -> Optimizer:
+def make_optimizer(config: PretrainingConfig, variables: dict[str, tf.Variable]) -> Optimizer:
+    """The optimizer of the flags, with empty slots."""
     settings = {
         "beta_1": config.opt_beta_1,
         "beta_2": config.opt_beta_2,
@@ -303,9 +293,10 @@ def _optimizer(config: PretrainingConfig, variables: dict[str, tf.Variable]) -> 
     return AdamW(variables, bias_correction=config.adam_bias_correction, **settings)
 
 
-def _training_data(
+def training_data(
     config: PretrainingConfig, inputs: Inputs, workers: Workers, skipped: list[tuple[int, int]]
 ) -> PretrainingData:
+    """The data of any update of this worker."""
     return PretrainingData(
         inputs.training,
         ExampleOrder(len(inputs.training), config.seed, config.shuffle_block_size),

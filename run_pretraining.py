@@ -40,6 +40,10 @@ def _run(config: PretrainingConfig, workers: Workers) -> int:
 
     if config.show_update:
         return pretraining_run.show_update(config, inputs, start, workers)
+    if config.dry_run:
+        import pretraining_dry_run
+
+        return pretraining_dry_run.dry_run(config, inputs, start, workers)
     if config.do_eval_only:
         return pretraining_run.evaluate_only(config, inputs, start, workers)
     name = f"--model_name {config.model_name}"

@@ -196,6 +196,38 @@ def test_batch_arithmetic_is_printed(runs: Runs):
     assert "3 updates = 48 sequences" in done.stdout
 
 
+def test_a_dry_run_prints_what_the_run_would_cost_and_writes_nothing(runs: Runs):
+    done = runs.run("dry", "--dry_run", num_train_steps=100000, num_warmup_steps=90000, learning_rate=0.5)
+    assert not runs.folder("dry").exists()
+    out = done.stdout
+    assert "4 per worker x 2 accumulated x 1 workers = 8 sequences, 256 tokens an update" in out
+    assert "100,000 updates = 800,000 sequences" in out and "\ntokens: 25,600,000, " in out
+    # By hand: tables and projection; a layer's products, biases and two LayerNorms; the heads.
+    vocabulary = len((runs.language / "vocab.txt").read_text().split())
+
+    def layer(width: int, inner: int) -> int:
+        return 4 * (width**2 + width) + 2 * width * inner + inner + width + 4 * width
+
+    electra = 24 * (vocabulary + 64 + 2 + 2) + 25 * 32 + layer(32, 48)
+    generator = 25 * 16 + layer(16, 64)
+    heads = (32 * 32 + 32 + 33) + (16 * 24 + 24 + 2 * 24 + vocabulary)
+    parameters = electra + generator + heads
+    assert f"\nparameters: {parameters:,}\n" in out
+    mebibytes = 12 * parameters / 2**20
+    assert f"checkpoints: {mebibytes:,.0f} MiB each, up to 6 at once" in out
+    for words in (
+        "operations:",
+        "sequences/s, utilization",
+        "memory of a worker:",
+        "  accumulators:",
+        "updates take",
+    ):
+        assert words in out
+    warnings = [line for line in out.splitlines() if line.startswith("warning: ")]
+    assert [line.split()[1] for line in warnings[:2]] == ["--num_warmup_steps", "--num_train_steps"]
+    assert "--learning_rate 0.5" in warnings[-1]
+
+
 # ------------------------------------------------------------------------------------------------ restarts
 
 
