@@ -163,7 +163,7 @@ def meaning(config: GlueConfig, inputs: GlueInputs, workers: Workers) -> dict:
     return values | {
         "task": inputs.task.name,
         "labels": list(inputs.task.labels or ()),
-        "label_scale": dataclasses.astuple(inputs.scale),
+        "label_scale": list(dataclasses.astuple(inputs.scale)),
         "training_examples": len(inputs.training),
     }
 

@@ -14,19 +14,21 @@ import configuration
 import conversion_configuration
 import dataset_configuration
 import files
+import glue_configuration
 import preparation_configuration
 import report_configuration
 import squad_configuration
 from command_line import flag_table
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "data.md", ROOT / "docs" / "squad.md")
+DOCUMENTS = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("data", "glue", "squad")))
 _TABLE = re.compile(r"(<!-- flags: (\w+) -->\n).*?(<!-- /flags -->)", re.DOTALL)
 _MODULES = (
     configuration,
     dataset_configuration,
     preparation_configuration,
     squad_configuration,
+    glue_configuration,
     conversion_configuration,
     report_configuration,
 )
