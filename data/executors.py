@@ -6,6 +6,7 @@ cluster's workers must see this repository and the working folder at the same pa
 
 import concurrent.futures
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import resource
@@ -185,7 +186,11 @@ class DaskBackend:
                     self._address, timeout=_CONNECT_SECONDS, set_as_default=False, direct_to_workers=False
                 )
             except (OSError, ValueError) as error:
-                raise self._unfit(f"cannot be reached ({error})") from None
+                reason = str(error)
+        # What is left of the client closes itself when it is collected; if that came while another one
+        # starts, they would wait for each other for ever.
+        gc.collect()
+        raise self._unfit(f"cannot be reached ({reason})")
 
     def _wait_for_workers(self) -> None:
         try:
