@@ -41,6 +41,8 @@ def worker_pool(
             for _ in range(count):
                 pool.submit(os.getpid)
         yield pool
+        # Here already, so that an interrupt ends workers that are still starting, too.
+        pool.shutdown(cancel_futures=True)
     except BrokenProcessPool:
         # Until Python 3.11.5 a pool whose workers died while it sent them data waits for ever for the pipe to
         # be read (github.com/python/cpython/issues/94777); it is closed here as newer versions do.

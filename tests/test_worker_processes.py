@@ -1,12 +1,18 @@
 """Pools end with their parent and with their first dead worker, whatever they were doing."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import pytest
 from training_runs import ROOT
+
+from worker_processes import worker_pool
 
 PROGRAM = """
     import multiprocessing.util, os, signal, sys, threading, time
@@ -75,3 +81,13 @@ def test_a_dead_worker_ends_the_program_even_while_it_is_being_sent_data(tmp_pat
 def test_an_interrupt_between_the_start_of_a_worker_and_its_first_data_is_one_line(tmp_path):
     done = _run(tmp_path, "interrupt")
     assert (done.returncode, done.stderr) == (130, "program.py: error: interrupted\n")
+
+
+def test_an_interrupt_ends_workers_that_are_still_starting_when_the_work_is_done():
+    """They would otherwise complain of what their parent has taken with it."""
+    with pytest.raises(KeyboardInterrupt), worker_pool(2, time.sleep, (60,)):
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    deadline = time.monotonic() + 20
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
