@@ -25,7 +25,9 @@ class PreparationConfig:
         "comma-separated files and folders to format instead of what was downloaded",
         group="text_formatting",
     )
-    text_column: str = option("text", "column of the text in .jsonl and .parquet", group="text_formatting")
+    text_column: str = option(
+        "text", "column of the text in .jsonl, .parquet and .arrow", group="text_formatting"
+    )
     blanks_separate_docs: bool = option(
         True,
         "a blank line ends a document in .txt; False makes each file one document",
