@@ -5,12 +5,12 @@ from dataclasses import MISSING, dataclass
 from command_line import option, require
 
 _CORPUS_HELP = (
-    "folder tree of .txt and .jsonl files, plain or with .gz, .bz2, .zst or .xz, of .parquet and .arrow files, "
-    "and of .tar (the same), .tgz, .txz and .zip archives of these"
+    "folder tree of .txt and .jsonl files, plain or with .gz, .bz2, .zst or .xz, of .parquet and .arrow "
+    "files, and of .tar (the same), .tgz, .txz and .zip archives of these"
 )
 _COLUMN_HELP = (
-    "column of the text in .jsonl, .parquet and .arrow; a record is a document, and each of its lines is split into "
-    "sentences"
+    "column of the text in .jsonl, .parquet and .arrow; a record is a document, and each of its lines is "
+    "split into sentences"
 )
 
 
