@@ -44,19 +44,27 @@ def worker_pool(
         # Here already, so that an interrupt ends workers that are still starting, too.
         pool.shutdown(cancel_futures=True)
     except BrokenProcessPool:
-        # Until Python 3.11.5 a pool whose workers died while it sent them data waits for ever for the pipe to
-        # be read (github.com/python/cpython/issues/94777); it is closed here as newer versions do.
-        if sys.version_info < (3, 11, 5):
-            with contextlib.suppress(AttributeError, OSError):
-                pool._call_queue._reader.close()
+        _close_unread_pipe(pool)
         raise WorkerDied("a worker process died (out of memory?); run the command again to go on") from None
     except (KeyboardInterrupt, Terminated):
         # Results are complete or absent, so that nobody has to wait for the tasks that run.
         for worker in multiprocessing.active_children():
             worker.terminate()
+        _close_unread_pipe(pool)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _close_unread_pipe(pool: ProcessPoolExecutor) -> None:
+    """Let a pool end whose workers are gone.
+
+    Until Python 3.11.5 one that was sending them data waits for ever for the pipe to be read
+    (github.com/python/cpython/issues/94777); it is closed here as newer versions do themselves.
+    """
+    if sys.version_info < (3, 11, 5):
+        with contextlib.suppress(AttributeError, OSError):
+            pool._call_queue._reader.close()
 
 
 @contextlib.contextmanager
