@@ -50,7 +50,7 @@ FAULTS = (
     OSError,
     EOFError,
     UnicodeDecodeError,
-    NotImplementedError,
+    NotImplementedError,  # zipfile's, for a compression or an encryption that it does not know
     zlib.error,
     lzma.LZMAError,
     zstandard.ZstdError,
