@@ -180,6 +180,9 @@ class PretrainingConfig:
     )
     amp: bool = option(False, "the same as --precision amp", group="device")
     xla: bool = option(False, "compile the step with XLA (for GPUs; slower on CPUs)", group="device")
+    compile_chains: bool = option(
+        True, "compile what stands between matrix products with XLA, unless all is", group="device"
+    )
     deterministic: bool = option(
         False, "refuse operations whose results may differ from run to run", group="device"
     )

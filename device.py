@@ -43,8 +43,21 @@ def take_share(workers: Workers, affinity: str) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
 
 
+def set_up_training(config) -> None:
+    """Prepare TensorFlow, Keras and the chains of fused_operations.py for a run that trains.
+
+    Args:
+        config: the settings of any task; those of the device are read.
+    """
+    import fused_operations
+
+    set_up_device(config.precision, deterministic=config.deterministic, seed=config.seed)
+    # An update that is compiled as a whole takes its chains in.
+    fused_operations.compile_chains(config.compile_chains and not config.xla)
+
+
 def set_up_device(precision: str, *, deterministic: bool, seed: int) -> None:
-    """Prepare TensorFlow and Keras for a run; to be called before any layer is made.
+    """Prepare TensorFlow and Keras; to be called before any layer is made.
 
     Args:
         precision: fp32, tf32, amp or bf16.

@@ -18,7 +18,7 @@ import files
 import weight_conversion
 from batching import BatchShape
 from classification import SequenceModel, TokenModel
-from device import set_up_device
+from device import set_up_training
 from electra_weights import CLASSIFIER
 from finetuning_inputs import Start
 from finetuning_run import FineTuningRun
@@ -96,7 +96,7 @@ class GlueRun(FineTuningRun):
 
     def __init__(self, config: GlueConfig, inputs: GlueInputs, workers: Workers):
         self._inputs, self._task, self._scale = inputs, inputs.task, inputs.scale
-        set_up_device(config.precision, deterministic=config.deterministic, seed=config.seed)
+        set_up_training(config)
         build = TokenModel if self._task.kind == TAGGING else SequenceModel
         model = build(inputs.model.config, len(self._task.labels or ()))
         super().__init__(

@@ -3,7 +3,8 @@
 Hidden states travel as [batch * length, hidden], so that every dense product is one plain matrix product;
 only the attention sees [batch, heads, length, size of a head]. Dropout is stateless: a call is given the
 pair of integers that its masks follow from, or None to run without dropout. Weights are named as in
-Google's checkpoints (electra/encoder/layer_0/attention/self/query/kernel).
+Google's checkpoints (electra/encoder/layer_0/attention/self/query/kernel). What stands between the products,
+with its gradients, is in fused_operations.py.
 
 The losses are in pretraining.py, with the sampling, and in question_answering.py and classification.py.
 """
@@ -11,6 +12,8 @@ The losses are in pretraining.py, with the sampling, and in question_answering.p
 import keras
 import tensorflow as tf
 
+import fused_operations
+import vocabulary_softmax
 from architecture import ElectraConfig
 from keyed_random import derive_key
 
@@ -21,23 +24,12 @@ _PADDING_SCORE = -10000.0
 def dropout(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None, salt: int) -> tf.Tensor:
     """Zero a share of the entries and scale up the rest.
 
-    The masks come from 16-bit random integers, half the random numbers of the usual way, so the rate is
-    rounded to a multiple of 2**-16.
-
     Args:
         rate: share of zeros.
         seed: int32 [2], or None for no dropout.
         salt: sets this place in the model apart from all others.
     """
-    threshold = round(rate * 65536)
-    if seed is None or threshold == 0:
-        return inputs
-    count = tf.size(inputs)
-    seed = tf.stack([seed[0], tf.bitwise.bitwise_xor(seed[1], salt)])
-    words = tf.random.stateless_uniform([(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.uint32)
-    bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:count], tf.shape(inputs))
-    keep = tf.cast(bits >= tf.constant(threshold, tf.uint16), inputs.dtype)
-    return inputs * (keep * tf.cast(65536 / (65536 - threshold), inputs.dtype))
+    return fused_operations.dropout(inputs, rate, fused_operations.dropout_seed(seed, salt))
 
 
 def gelu(inputs: tf.Tensor) -> tf.Tensor:
@@ -100,20 +92,24 @@ class SelfAttention(keras.layers.Layer):
         """hidden: [batch * length, hidden]; attention_bias: [batch, 1, 1, length]. Returns as `hidden`."""
         config = self._config
         batch, length = _shape(attention_bias)[0], _shape(attention_bias)[3]
-        head_size = config.hidden_size // config.num_attention_heads
+        heads, head_size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
 
-        def split_heads(projected):
-            heads = tf.reshape(projected, [batch, length, config.num_attention_heads, head_size])
-            return tf.transpose(heads, [0, 2, 1, 3])
+        def of_heads(projection: keras.layers.Dense, scale: float = 1.0):
+            products, bias = _product(projection, hidden)
+            return fused_operations.split_heads(
+                products, bias, batch=batch, length=length, heads=heads, scale=scale
+            )
 
-        # Scaling the queries costs less than scaling the scores.
-        query = split_heads(self.query(hidden) * tf.cast(head_size**-0.5, self.compute_dtype))
-        key, value = split_heads(self.key(hidden)), split_heads(self.value(hidden))
-        scores = tf.matmul(query, key, transpose_b=True) + attention_bias
-        weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32)), self.compute_dtype)
-        weights = dropout(weights, config.attention_probs_dropout_prob, dropout_seed, self._salt)
-        context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
-        return tf.reshape(context, [-1, config.hidden_size])
+        context = fused_operations.attention(
+            # Scaling the queries costs less than scaling the scores.
+            of_heads(self.query, head_size**-0.5),
+            of_heads(self.key),
+            of_heads(self.value),
+            attention_bias,
+            rate=config.attention_probs_dropout_prob,
+            seed=fused_operations.dropout_seed(dropout_seed, self._salt),
+        )
+        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, config.hidden_size])
 
 
 class ResidualOutput(keras.layers.Layer):
@@ -131,8 +127,17 @@ class ResidualOutput(keras.layers.Layer):
         self._salt = _salt(self)
 
     def call(self, inputs, residual, dropout_seed=None):
-        projected = dropout(self.dense(inputs), self._config.hidden_dropout_prob, dropout_seed, self._salt)
-        return self._layer_norm(projected + residual)
+        products, bias = _product(self.dense, inputs)
+        return fused_operations.residual_layer_norm(
+            products,
+            bias,
+            residual,
+            self._layer_norm.gamma.value,
+            self._layer_norm.beta.value,
+            epsilon=self._config.layer_norm_eps,
+            rate=self._config.hidden_dropout_prob,
+            seed=fused_operations.dropout_seed(dropout_seed, self._salt),
+        )
 
 
 class EncoderLayer(keras.layers.Layer):
@@ -157,7 +162,8 @@ class EncoderLayer(keras.layers.Layer):
     def call(self, hidden, attention_bias, dropout_seed=None):
         context = self.self_attention(hidden, attention_bias, dropout_seed)
         attended = self.attention_output(context, hidden, dropout_seed)
-        return self.feed_forward_output(gelu(self.intermediate(attended)), attended, dropout_seed)
+        raised = fused_operations.gelu_of_sum(*_product(self.intermediate, attended))
+        return self.feed_forward_output(raised, attended, dropout_seed)
 
 
 class Encoder(keras.layers.Layer):
@@ -223,7 +229,8 @@ class DiscriminatorHead(keras.layers.Layer):
 
     def call(self, hidden):
         """hidden: [tokens, hidden size]. Returns float32 [tokens]."""
-        return _logits(self.dense_prediction(gelu(self.dense(hidden))))
+        states = fused_operations.gelu_of_sum(*_product(self.dense, hidden))
+        return _logits(self.dense_prediction(states))
 
 
 class MaskedLmHead(keras.layers.Layer):
@@ -245,10 +252,16 @@ class MaskedLmHead(keras.layers.Layer):
 
     def call(self, hidden):
         """hidden: [picks, hidden size]. Returns float32 [picks, vocabulary]."""
-        states = self._layer_norm(gelu(self.dense(hidden)))
+        return self.padded_logits(hidden)[:, : self._config.vocab_size]
+
+    def padded_logits(self, hidden):
+        """The same with entries that no softmax sees, to a width that suits it (vocabulary_softmax.py)."""
+        hidden = tf.cast(hidden, self.compute_dtype)
+        states = self._layer_norm(fused_operations.gelu_of_sum(*_product(self.dense, hidden)))
         table = tf.cast(self._embeddings.word_embeddings.value, self.compute_dtype)
-        logits = tf.matmul(states, table, transpose_b=True)
-        return tf.cast(logits, tf.float32) + self.output_bias.value
+        return vocabulary_softmax.padded_logits(
+            tf.cast(states, self.compute_dtype), table, self.output_bias.value
+        )
 
 
 class JointSpanHead(keras.layers.Layer):
@@ -376,6 +389,12 @@ class TokenHead(keras.layers.Dense):
 
 def _dense(units: int, config: ElectraConfig, name: str, **options) -> keras.layers.Dense:
     return keras.layers.Dense(units, kernel_initializer=_initializer(config), name=name, **options)
+
+
+def _product(layer: keras.layers.Dense, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """A dense layer up to its bias, [rows, units], and the bias, both in the layer's compute type."""
+    kernel, bias = (tf.cast(weight.value, layer.compute_dtype) for weight in (layer.kernel, layer.bias))
+    return tf.matmul(tf.cast(inputs, layer.compute_dtype), kernel), bias
 
 
 def _logits(outputs: tf.Tensor) -> tf.Tensor:

@@ -12,13 +12,12 @@ import tensorflow as tf
 
 from configuration import PretrainingConfig
 from modeling import DiscriminatorHead, Encoder, MaskedLmHead
+from vocabulary_softmax import sample_by_inverse_cdf, sample_from, softmax_losses
 
 _EPSILON = 1e-6
 # The AUC is read off a histogram of the logits: bins this fine change it by less than 1e-3.
 _HISTOGRAM_BINS = 2048
 _HISTOGRAM_LIMIT = 12.0
-# Vocabulary entries that are summed before the cumulative sum runs over them.
-_SAMPLING_BLOCK = 128
 
 
 class PretrainingModel(keras.layers.Layer):
@@ -83,19 +82,18 @@ class PretrainingModel(keras.layers.Layer):
         """
         loss = tf.constant(0.0)
         sums = _count_sums(batch)
+        logits = probabilities = None
         if self.masked_lm_head is not None:
             logits = self._masked_lm_logits(batch, dropout_seed)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                tf.reshape(batch["masked_lm_ids"], [-1]), logits
-            )
+            targets = tf.reshape(batch["masked_lm_ids"], [-1])
+            losses, probabilities, predictions = softmax_losses(logits, targets)
             weights = tf.reshape(batch["masked_lm_weights"], [-1])
             loss += (
                 self._config.gen_weight * tf.reduce_sum(weights * losses) / (normalizers["picks"] + _EPSILON)
             )
-            sums |= _masked_lm_sums(batch, logits, losses, weights)
-            logits = tf.stop_gradient(logits)
+            sums |= _masked_lm_sums(batch, predictions, losses, weights)
         if self.discriminator_head is not None:
-            samples = self._sample(batch, None if self.masked_lm_head is None else logits)
+            samples = self._sample(batch, logits, probabilities)
             corrupted = _put_samples(batch, samples)
             hidden = self.electra(corrupted, batch["input_mask"], batch["segment_ids"], dropout_seed)
             replaced = tf.reshape(tf.cast(corrupted != batch["input_ids"], tf.float32), [-1])
@@ -109,7 +107,7 @@ class PretrainingModel(keras.layers.Layer):
         return loss, sums
 
     def _masked_lm_logits(self, batch, dropout_seed) -> tf.Tensor:
-        """float32 [batch * picks, vocabulary]: the head sees the picked positions alone."""
+        """float32 [batch * picks, padded vocabulary]: the head sees the picked positions alone."""
         hidden = self.masked_lm_encoder(
             batch["masked_input_ids"],
             batch["input_mask"],
@@ -117,54 +115,22 @@ class PretrainingModel(keras.layers.Layer):
             # Another seed than the discriminator's, for the case that both are one encoder.
             None if dropout_seed is None else tf.bitwise.invert(dropout_seed),
         )
-        return self.masked_lm_head(tf.gather(hidden, _flat_positions(batch)))
+        return self.masked_lm_head.padded_logits(tf.gather(hidden, _flat_positions(batch)))
 
-    def _sample(self, batch, logits: tf.Tensor | None) -> tf.Tensor:
+    def _sample(self, batch, logits: tf.Tensor | None, probabilities: tf.Tensor | None) -> tf.Tensor:
         """int32 [batch * picks]: a token for each pick."""
         uniforms = tf.reshape(batch["sample_uniforms"], [-1])
         if logits is None:
             vocabulary_size = self.discriminator_config.vocab_size
             return tf.minimum(tf.cast(uniforms * float(vocabulary_size), tf.int32), vocabulary_size - 1)
-        logits /= self._config.temperature
+        if self._config.temperature == 1 and not self._config.disallow_correct:
+            return sample_from(probabilities, uniforms)
+        logits = tf.stop_gradient(logits) / self._config.temperature
         if self._config.disallow_correct:
             rows = tf.range(tf.shape(logits)[0])
             originals = tf.stack([rows, tf.reshape(batch["masked_lm_ids"], [-1])], axis=1)
             logits = tf.tensor_scatter_nd_update(logits, originals, tf.fill(tf.shape(rows), logits.dtype.min))
         return sample_by_inverse_cdf(logits, uniforms)
-
-
-def sample_by_inverse_cdf(logits: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
-    """Draw from softmax(logits) by one uniform number each: the first entry whose cumulative sum exceeds it.
-
-    Blocks of entries are summed first, so the cumulative sums are short: quicker, and with less rounding,
-    than one over the whole vocabulary. An entry of probability zero is never drawn.
-
-    Args:
-        logits: float32 [draws, entries]. uniforms: float32 [draws] in [0, 1).
-
-    Returns:
-        int32 [draws].
-    """
-    entries = logits.shape[1]
-    padding = -entries % _SAMPLING_BLOCK
-    probabilities = tf.pad(tf.nn.softmax(logits), [[0, 0], [0, padding]])
-    blocks = tf.reshape(probabilities, [-1, (entries + padding) // _SAMPLING_BLOCK, _SAMPLING_BLOCK])
-    block_ends = tf.cumsum(tf.reduce_sum(blocks, axis=2), axis=1)
-    targets = _below_total(uniforms * block_ends[:, -1], block_ends)
-    block = _first_exceeding(block_ends, targets)
-    block_starts = tf.pad(block_ends[:, :-1], [[0, 0], [1, 0]])
-    ends = tf.cumsum(tf.gather(blocks, block, batch_dims=1), axis=1)
-    targets = _below_total(targets - tf.gather(block_starts, block, batch_dims=1), ends)
-    return block * _SAMPLING_BLOCK + _first_exceeding(ends, targets)
-
-
-def _below_total(targets: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
-    """Keep rounding from lifting a target to the total, which no entry exceeds."""
-    return tf.clip_by_value(targets, 0.0, ends[:, -1] * (1 - 2**-22))
-
-
-def _first_exceeding(ends: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(tf.cast(ends <= targets[:, None], tf.int32), axis=1)
 
 
 def _flat_positions(batch) -> tf.Tensor:
@@ -198,11 +164,8 @@ def _count_sums(batch) -> dict[str, tf.Tensor]:
     }
 
 
-def _masked_lm_sums(batch, logits, losses, weights) -> dict[str, tf.Tensor]:
-    correct = tf.cast(
-        tf.argmax(logits, axis=1, output_type=tf.int32) == tf.reshape(batch["masked_lm_ids"], [-1]),
-        tf.float32,
-    )
+def _masked_lm_sums(batch, predictions, losses, weights) -> dict[str, tf.Tensor]:
+    correct = tf.cast(predictions == tf.reshape(batch["masked_lm_ids"], [-1]), tf.float32)
     is_mask = tf.reshape(batch["masked_lm_is_mask"], [-1])
     return {
         "masked_lm_loss": _total(weights * losses),

@@ -16,7 +16,7 @@ import tensorflow as tf
 import machine_ceiling
 from batching import UpdateData
 from configuration import PretrainingConfig
-from device import set_up_device
+from device import set_up_training
 from model_flops import pretraining_flops
 from optimization import SCHEDULES
 from pretraining import PretrainingModel
@@ -78,7 +78,7 @@ def _report(
     config: PretrainingConfig, inputs: Inputs, start: Start, workers: Workers
 ) -> tuple[list[str], list[str]]:
     shape, length, size = batch_shape(config, workers), config.max_seq_length, inputs.vocabulary.size
-    set_up_device(config.precision, deterministic=config.deterministic, seed=config.seed)
+    set_up_training(config)
     ceiling = machine_ceiling.of_run(config.precision)
     before = _memory_in_use()
     model = PretrainingModel(config, size)

@@ -16,7 +16,7 @@ from batching import ExampleOrder, UpdateData
 from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
-from device import set_up_device
+from device import set_up_training
 from example_parsing import example_length
 from masking import MaskingRule, describe_masked
 from model_flops import pretraining_flops
@@ -92,7 +92,7 @@ class PretrainingRun(TrainingRun):
     def __init__(self, config: PretrainingConfig, inputs: Inputs, workers: Workers):
         self._inputs, self._shape = inputs, batch_shape(config, workers)
         _check_example_lengths(config, inputs)
-        set_up_device(config.precision, deterministic=config.deterministic, seed=config.seed)
+        set_up_training(config)
         super().__init__(
             config,
             workers,

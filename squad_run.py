@@ -13,7 +13,7 @@ import squad_evaluation
 import weight_conversion
 from batching import BatchShape
 from command_line import RunFailure
-from device import set_up_device
+from device import set_up_training
 from finetuning_inputs import Start
 from finetuning_run import FineTuningRun
 from length_batches import TrainingOrder, bucket_lengths
@@ -61,7 +61,7 @@ class SquadRun(FineTuningRun):
 
     def __init__(self, config: SquadConfig, inputs: SquadInputs, workers: Workers):
         self._inputs = inputs
-        set_up_device(config.precision, deterministic=config.deterministic, seed=config.seed)
+        set_up_training(config)
         model = build_model(
             inputs.model.config,
             inputs.head,

@@ -16,7 +16,7 @@ from timed_steps import StepConfig, peak_resident_bytes, synthetic_batch, take_t
 
 from batching import UpdateData
 from command_line import parse, run_program
-from device import keep_freed_memory, set_up_device, take_share
+from device import keep_freed_memory, set_up_training, take_share
 from workers import Workers, find_workers
 
 _LEARNING_RATE = 1e-4
@@ -39,7 +39,7 @@ def _step_by_turns(settings: StepConfig, workers: Workers) -> int:
     from training import Engine
 
     config = settings.pretraining()
-    set_up_device(config.precision, deterministic=False, seed=config.seed)
+    set_up_training(config)
     model = PretrainingModel(config, settings.vocab_size)
     model.build()
     variables = model.named_variables()

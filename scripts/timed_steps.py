@@ -44,6 +44,7 @@ class StepConfig:
     gradient_accumulation_steps: int = option(1, "micro-batches in a step", group="step")
     precision: str = option("fp32", "as of run_pretraining.py", group="step", choices=PRECISIONS)
     xla: bool = option(False, "compile the step with XLA", group="step")
+    compile_chains: bool = option(True, "as of run_pretraining.py", group="step")
     torch_compile: bool = option(False, "compile the step with torch.compile", group="step")
     vocab_size: int = option(30522, "pieces of the vocabulary", group="step")
     sizes: str = option("{}", "JSON of sizes that replace the preset's", group="step")
@@ -60,6 +61,7 @@ class StepConfig:
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
             "precision": self.precision,
             "xla": self.xla,
+            "compile_chains": self.compile_chains,
         }
         return from_dictionary(PretrainingConfig, recipe | settings | json.loads(self.sizes), "--sizes")
 

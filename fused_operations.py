@@ -1,0 +1,317 @@
+"""What a layer does besides its matrix products, each with its gradient written out.
+
+Between two products a layer runs chains of element-wise operations: bias and gelu; bias, dropout, residual
+connection and LayerNorm; dropout of attention weights. TensorFlow on a CPU runs each operation of a chain by
+itself, and each reads and writes whole tensors. Here a chain is one function that XLA compiles to one loop,
+where `compile_chains` says so; the products, the softmax and the sums over tokens stay TensorFlow's, whose
+kernels are faster there. A whole update under XLA takes the same functions in.
+
+Chains compute in float32 and return the type they are given. Dropout's masks are hashes of an entry's place
+and a seed: cheap enough to be computed again in the backward pass, so no mask is kept.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+_compiles = False
+
+
+def compile_chains(enabled: bool) -> None:
+    """Compile each chain with XLA in the graphs that are traced from now on; off until called.
+
+    Off is for graphs that others run, who may have no XLA, and for the whole update under XLA.
+    """
+    global _compiles
+    _compiles = enabled
+
+
+def chain(function: Callable) -> Callable:
+    """A function of tensors, and of numbers by keyword, as one compiled loop where `compile_chains` is on."""
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+
+    def call(*tensors, **numbers):
+        return (compiled if _compiles else function)(*tensors, **numbers)
+
+    return call
+
+
+def column_sums(rows: tf.Tensor) -> tf.Tensor:
+    """[rows, columns] -> [columns]; as a product with ones, the fastest of the ways on a CPU."""
+    return tf.matmul(tf.ones_like(rows[:, :1]), rows, transpose_a=True)[0]
+
+
+# ---------------------------------------------------------------------------------------------- dropout
+
+
+def dropout_seed(seed: tf.Tensor | None, salt: int) -> tf.Tensor | None:
+    """The seed of one place in the model: uint32 [2], from an update's int32 [2]; None stays None.
+
+    Args:
+        salt: sets this place apart from all others.
+    """
+    if seed is None:
+        return None
+    first, second = tf.unstack(tf.bitcast(seed, tf.uint32))
+    first = _mixed(tf.bitwise.bitwise_xor(first, tf.constant(salt, tf.uint32)))
+    return tf.stack([first, _mixed(second + first)])
+
+
+def dropout(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
+    """Zero a share `rate` of the entries and scale up the rest; `seed` as from `dropout_seed`."""
+    if seed is None or rate == 0:
+        return inputs
+
+    @tf.custom_gradient
+    def dropped(inputs):
+        return _drop(inputs, seed, rate=rate), lambda upstream: _drop(upstream, seed, rate=rate)
+
+    return dropped(inputs)
+
+
+def _dropped(values: tf.Tensor, seed: tf.Tensor, rate: float) -> tf.Tensor:
+    if rate == 0:
+        return values
+    threshold = round(rate * 2**32)
+    scale = 2**32 / (2**32 - threshold)
+    return tf.where(_hashes(tf.shape(values), seed) >= _uint32(threshold), values * scale, 0.0)
+
+
+def _hashes(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """uint32 of `shape`: the finalizer of MurmurHash3 (Appleby) over places, keyed before and between."""
+    places = tf.bitcast(tf.range(tf.reduce_prod(shape)), tf.uint32)
+    bits = (places + seed[0]) * _uint32(0x9E3779B1)
+    bits = _folded(bits, 16) * _uint32(0x85EBCA6B) + seed[1]
+    return tf.reshape(_folded(_folded(bits, 13) * _uint32(0xC2B2AE35), 16), shape)
+
+
+def _mixed(word: tf.Tensor) -> tf.Tensor:
+    word = _folded(word, 16) * _uint32(0x85EBCA6B)
+    return _folded(_folded(word, 13) * _uint32(0xC2B2AE35), 16)
+
+
+def _folded(word: tf.Tensor, bits: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, _uint32(bits)))
+
+
+def _uint32(value: int) -> tf.Tensor:
+    return tf.constant(value, tf.uint32)
+
+
+@chain
+def _drop(values, seed, *, rate):
+    return tf.cast(_dropped(tf.cast(values, tf.float32), seed, rate), values.dtype)
+
+
+# ------------------------------------------------------------------------------------------------- gelu
+
+
+@tf.custom_gradient
+def gelu_of_sum(products: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """gelu(products + bias), x * Phi(x) with the exact error function (Hendrycks and Gimpel 2016).
+
+    Args:
+        products: [rows, columns]. bias: [columns].
+    """
+
+    def gradient(upstream):
+        of_sum = _gelu_gradient(products, bias, upstream)
+        return of_sum, column_sums(of_sum)
+
+    return _gelu(products, bias), gradient
+
+
+@chain
+def _gelu(products, bias):
+    inputs = tf.cast(products, tf.float32) + tf.cast(bias, tf.float32)
+    return tf.cast(inputs * _normal_cdf(inputs), products.dtype)
+
+
+@chain
+def _gelu_gradient(products, bias, upstream):
+    inputs = tf.cast(products, tf.float32) + tf.cast(bias, tf.float32)
+    density = 0.3989422804014327 * tf.exp(-0.5 * inputs * inputs)
+    slope = _normal_cdf(inputs) + inputs * density
+    return tf.cast(tf.cast(upstream, tf.float32) * slope, products.dtype)
+
+
+def _normal_cdf(inputs: tf.Tensor) -> tf.Tensor:
+    return 0.5 * (1.0 + tf.math.erf(inputs * 0.7071067811865476))
+
+
+# -------------------------------------------------------------------------- residual connection, LayerNorm
+
+
+def residual_layer_norm(
+    products: tf.Tensor,
+    bias: tf.Tensor,
+    residual: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    *,
+    epsilon: float,
+    rate: float,
+    seed: tf.Tensor | None,
+) -> tf.Tensor:
+    """LayerNorm(dropout(products + bias) + residual) (Ba et al. 2016), statistics in float32.
+
+    Args:
+        products, residual: [rows, columns]. bias, gamma, beta: [columns]; the last two are float32.
+        epsilon: added to the variance.
+        rate, seed: of dropout; the seed as from `dropout_seed`.
+    """
+    if seed is None:
+        rate, seed = 0.0, tf.zeros([2], tf.uint32)
+
+    @tf.custom_gradient
+    def normalized(products, bias, residual, gamma, beta):
+        outputs, normal, scale = _residual_layer_norm(
+            products, bias, residual, gamma, beta, seed, epsilon=epsilon, rate=rate
+        )
+
+        def gradient(upstream):
+            # A gather of some rows hands down slices.
+            upstream = tf.convert_to_tensor(upstream)
+            of_residual, of_products, of_gamma = _residual_layer_norm_gradient(
+                normal, scale, gamma, upstream, seed, rate=rate
+            )
+            return (
+                of_products,
+                column_sums(of_products),
+                of_residual,
+                tf.cast(column_sums(of_gamma), gamma.dtype),
+                tf.cast(column_sums(upstream), beta.dtype),
+            )
+
+        return outputs, gradient
+
+    return normalized(products, bias, residual, gamma, beta)
+
+
+@chain
+def _residual_layer_norm(products, bias, residual, gamma, beta, seed, *, epsilon, rate):
+    inputs = _dropped(tf.cast(products, tf.float32) + tf.cast(bias, tf.float32), seed, rate)
+    inputs += tf.cast(residual, tf.float32)
+    centred = inputs - tf.reduce_mean(inputs, axis=1, keepdims=True)
+    scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=1, keepdims=True) + epsilon)
+    normal = centred * scale
+    return tf.cast(normal * gamma + beta, products.dtype), tf.cast(normal, products.dtype), scale
+
+
+@chain
+def _residual_layer_norm_gradient(normal, scale, gamma, upstream, seed, *, rate):
+    normal, upstream_32 = tf.cast(normal, tf.float32), tf.cast(upstream, tf.float32)
+    of_normal = upstream_32 * gamma
+    mean = tf.reduce_mean(of_normal, axis=1, keepdims=True)
+    along = tf.reduce_mean(of_normal * normal, axis=1, keepdims=True)
+    of_inputs = scale * (of_normal - mean - normal * along)
+    gradients = of_inputs, _dropped(of_inputs, seed, rate), upstream_32 * normal
+    return tuple(tf.cast(value, upstream.dtype) for value in gradients)
+
+
+# --------------------------------------------------------------------------------------------- attention
+
+
+def attention(
+    query: tf.Tensor,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    bias: tf.Tensor,
+    *,
+    rate: float,
+    seed: tf.Tensor | None,
+) -> tf.Tensor:
+    """dropout(softmax(query key^T + bias)) value (Vaswani et al. 2017, section 3.2.1), softmax in float32.
+
+    The softmax's gradient needs the sum over a row of weights times their gradients, which is also the sum
+    over an output of it times its gradient (Dao et al. 2022, appendix B.2): of far fewer entries.
+
+    Args:
+        query, key, value: [batch, heads, length, size of a head]; the queries are scaled already.
+        bias: [batch, 1, 1 or length, length], added to the scores; gets no gradient.
+        rate, seed: of dropout; the seed as from `dropout_seed`.
+    """
+    if rate == 0:
+        seed = None
+
+    @tf.custom_gradient
+    def attended(query, key, value):
+        scores = _biased_scores(tf.matmul(query, key, transpose_b=True), bias)
+        weights = tf.cast(tf.nn.softmax(scores), query.dtype)
+
+        def dropped():
+            return weights if seed is None else _drop(weights, seed, rate=rate)
+
+        outputs = tf.matmul(dropped(), value)
+
+        def gradient(upstream):
+            of_weights = tf.matmul(upstream, value, transpose_b=True)
+            shared = tf.reduce_sum(tf.cast(upstream * outputs, tf.float32), axis=3, keepdims=True)
+            if seed is None:
+                of_scores = _softmax_gradient(weights, of_weights, shared)
+            else:
+                of_scores = _dropped_softmax_gradient(weights, of_weights, shared, seed, rate=rate)
+            return (
+                tf.matmul(of_scores, key),
+                tf.matmul(of_scores, query, transpose_a=True),
+                # Dropped again instead of kept: cheaper than a layer's largest tensor held until now.
+                tf.matmul(dropped(), upstream, transpose_a=True),
+            )
+
+        return outputs, gradient
+
+    return attended(query, key, value)
+
+
+@chain
+def _biased_scores(products, bias):
+    return tf.cast(products, tf.float32) + tf.cast(bias, tf.float32)
+
+
+@chain
+def _softmax_gradient(weights, of_weights, shared):
+    return tf.cast(tf.cast(weights, tf.float32) * (tf.cast(of_weights, tf.float32) - shared), weights.dtype)
+
+
+@chain
+def _dropped_softmax_gradient(weights, of_weights, shared, seed, *, rate):
+    of_weights = _dropped(tf.cast(of_weights, tf.float32), seed, rate)
+    return tf.cast(tf.cast(weights, tf.float32) * (of_weights - shared), weights.dtype)
+
+
+# ------------------------------------------------------------------------------------------------- heads
+
+
+def split_heads(
+    products: tf.Tensor, bias: tf.Tensor, *, batch, length, heads: int, scale: float = 1.0
+) -> tf.Tensor:
+    """(products + bias) * scale, [batch * length, hidden] -> [batch, heads, length, size of a head].
+
+    Args:
+        batch, length: numbers, or scalar tensors where they are not known.
+    """
+    size = products.shape[1] // heads
+
+    @tf.custom_gradient
+    def split(products, bias):
+        shape = tf.stack([batch, length, heads, size])
+
+        def gradient(upstream):
+            of_products = _merged_heads(upstream, scale=scale)
+            return of_products, column_sums(of_products)
+
+        biased = _scaled_sum(products, bias, scale=scale)
+        return tf.transpose(tf.reshape(biased, shape), [0, 2, 1, 3]), gradient
+
+    return split(products, bias)
+
+
+@chain
+def _scaled_sum(products, bias, *, scale):
+    return (products + bias) * tf.cast(scale, products.dtype)
+
+
+def _merged_heads(upstream, *, scale):
+    hidden = upstream.shape[1] * upstream.shape[3]
+    merged = tf.reshape(tf.transpose(upstream, [0, 2, 1, 3]), [-1, hidden])
+    return merged if scale == 1 else merged * tf.cast(scale, merged.dtype)
