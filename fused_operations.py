@@ -236,7 +236,8 @@ def attention(
 
     @tf.custom_gradient
     def attended(query, key, value):
-        scores = _biased_scores(tf.matmul(query, key, transpose_b=True), bias)
+        # No chain: TensorFlow's optimizer of graphs wants to know the shape of what a softmax is given.
+        scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32) + tf.cast(bias, tf.float32)
         weights = tf.cast(tf.nn.softmax(scores), query.dtype)
 
         def dropped():
@@ -261,11 +262,6 @@ def attention(
         return outputs, gradient
 
     return attended(query, key, value)
-
-
-@chain
-def _biased_scores(products, bias):
-    return tf.cast(products, tf.float32) + tf.cast(bias, tf.float32)
 
 
 @chain

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import tensorflow as tf
 
+from fused_operations import chain
+
 EPSILON = 1e-6
 
 Schedule = Callable[[int], float]
@@ -198,12 +200,32 @@ class Lamb(Optimizer):
 
     def _update(self, name, gradient, *, learning_rate, correction_1, correction_2):
         variable, m, v = self._variables[name], self._m[name], self._v[name]
-        m.assign(self._beta_1 * m + (1 - self._beta_1) * gradient)
-        v.assign(self._beta_2 * v + (1 - self._beta_2) * tf.square(gradient))
-        direction = (m / correction_1) / (tf.sqrt(v / correction_2) + EPSILON)
-        direction += self._decay_rate(name) * variable
+        new_m, new_v, direction = _lamb_direction(
+            variable.read_value(),
+            m.read_value(),
+            v.read_value(),
+            gradient,
+            correction_1,
+            correction_2,
+            beta_1=self._beta_1,
+            beta_2=self._beta_2,
+            decay_rate=self._decay_rate(name),
+        )
+        m.assign(new_m)
+        v.assign(new_v)
+        rate = learning_rate * self._multiplier(name)
         if not (self._skip_adaptive and is_bias_or_layer_norm(name)):
             weight_norm, direction_norm = tf.norm(variable), tf.norm(direction)
             both = (weight_norm > 0) & (direction_norm > 0)
-            direction *= tf.where(both, weight_norm / tf.where(both, direction_norm, 1.0), 1.0)
-        variable.assign_sub(learning_rate * self._multiplier(name) * direction)
+            rate *= tf.where(both, weight_norm / tf.where(both, direction_norm, 1.0), 1.0)
+        variable.assign_sub(rate * direction)
+
+
+@chain
+def _lamb_direction(
+    variable, m, v, gradient, correction_1, correction_2, *, beta_1, beta_2, decay_rate
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    m = beta_1 * m + (1 - beta_1) * gradient
+    v = beta_2 * v + (1 - beta_2) * tf.square(gradient)
+    direction = (m / correction_1) / (tf.sqrt(v / correction_2) + EPSILON)
+    return m, v, direction + decay_rate * variable

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import fused_operations
 from optimization import (
     AdamW,
     Lamb,
@@ -86,8 +87,11 @@ def test_adamw_equals_numpy(betas, bias_correction):
         np.testing.assert_allclose(ours[name], truth[name], rtol=2e-5, atol=5e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("skip_adaptive", [True, False])
-def test_lamb_equals_numpy(skip_adaptive):
+def test_lamb_equals_numpy(skip_adaptive, compiled, request):
+    fused_operations.compile_chains(compiled)
+    request.addfinalizer(lambda: fused_operations.compile_chains(False))
     start, gradients, rates = _case(1)
     ours, _ = _our_run(
         lambda variables: Lamb(

@@ -11,6 +11,7 @@ import tensorflow as tf
 from electra_cases import NO_DROPOUT, VOCABULARY_SIZE, masked_batch, normalizers, tiny_config
 from training_runs import ROOT
 
+import fused_operations
 from batching import UpdateData
 from command_line import RunFailure
 from optimization import AdamW, Lamb
@@ -120,6 +121,24 @@ def test_dropout_differs_between_updates_and_between_micro_batches():
     engine, _ = _engine()
     losses = [engine.update(_update(number, batch), 0.0, _NeverStopped).loss for number in (1, 2, 1)]
     assert losses[0] == losses[2] != losses[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, NO_DROPOUT], ids=["dropout", "no dropout"])
+def test_compiled_chains_compute_the_same_update(changes, request):
+    """With dropout too: its masks are hashes, the same ones whoever computes them."""
+    request.addfinalizer(lambda: fused_operations.compile_chains(False))
+    batches, runs = _split(masked_batch(8), [4, 4]), []
+    for compiled in (False, True):
+        fused_operations.compile_chains(compiled)
+        engine, variables = _engine(2, **changes)
+        result = engine.update(_update(1, *batches), 1e-2, _NeverStopped)
+        runs.append((result, {name: variable.numpy() for name, variable in variables.items()}))
+    (plain, plain_weights), (chained, chained_weights) = runs
+    assert chained.loss == pytest.approx(plain.loss, rel=1e-5)
+    assert chained.gradient_norm == pytest.approx(plain.gradient_norm, rel=1e-4)
+    for name, weights in plain_weights.items():
+        np.testing.assert_allclose(chained_weights[name], weights, atol=2e-4, err_msg=name)
 
 
 @pytest.mark.slow

@@ -1,0 +1,169 @@
+"""Chains compute what the formulas say, forward and backward, compiled or not, and dropout is dropout."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import fused_operations
+from fused_operations import attention, dropout, dropout_seed, gelu_of_sum, residual_layer_norm, split_heads
+
+ROWS, WIDTH = 24, 16
+RATE = 0.25
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "compiled"], autouse=True)
+def chains(request):
+    fused_operations.compile_chains(request.param)
+    yield
+    fused_operations.compile_chains(False)
+
+
+def _random(*shape, seed=0, dtype=tf.float32):
+    return tf.constant(np.random.RandomState(seed).normal(size=shape).astype(np.float32), dtype)
+
+
+def _with_gradients(function, *inputs):
+    """Outputs and the gradients of a fixed weighting of them, in one graph as in training."""
+
+    def call(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = function(*inputs)
+            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * _random(*outputs.shape, seed=99))
+        return outputs, tape.gradient(loss, list(inputs))
+
+    return tf.function(call, autograph=False)(*inputs)
+
+
+def _assert_equal(ours, theirs, atol):
+    (outputs, gradients), (expected_outputs, expected_gradients) = ours, theirs
+    np.testing.assert_allclose(tf.cast(outputs, tf.float32), expected_outputs, atol=atol)
+    for gradient, expected in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(tf.cast(gradient, tf.float32), expected, atol=4 * atol)
+
+
+def _mask(shape, seed):
+    """The factors that dropout has there, from what it does to ones."""
+    return dropout(tf.ones(shape), RATE, seed)
+
+
+def _layer_norm(inputs, gamma, beta):
+    mean, variance = tf.nn.moments(inputs, [1], keepdims=True)
+    return (inputs - mean) / tf.sqrt(variance + 1e-12) * gamma + beta
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(tf.float32, 2e-6), (tf.bfloat16, 4e-2)], ids=["f32", "bf16"])
+def test_gelu_and_its_gradient_are_tensorflows(dtype, atol):
+    inputs = _random(ROWS, WIDTH), _random(WIDTH, seed=1)
+    theirs = _with_gradients(lambda x, b: tf.nn.gelu(x + b, approximate=False), *inputs)
+    ours = _with_gradients(gelu_of_sum, *(tf.cast(value, dtype) for value in inputs))
+    assert ours[0].dtype == dtype
+    _assert_equal(ours, theirs, 2e-6 if dtype == tf.float32 else 4e-2 * 4)
+
+
+@pytest.mark.parametrize("with_dropout", [False, True])
+def test_residual_layer_norm_and_its_gradient_are_the_formulas(with_dropout):
+    seed = dropout_seed(tf.constant([3, 4]), 5) if with_dropout else None
+    mask = _mask([ROWS, WIDTH], seed) if with_dropout else 1.0
+    inputs = (
+        _random(ROWS, WIDTH),
+        _random(WIDTH, seed=1),
+        _random(ROWS, WIDTH, seed=2),
+        _random(WIDTH, seed=3),
+        _random(WIDTH, seed=4),
+    )
+    ours = _with_gradients(
+        lambda *values: residual_layer_norm(*values, epsilon=1e-12, rate=RATE, seed=seed), *inputs
+    )
+    theirs = _with_gradients(lambda x, b, r, g, s: _layer_norm((x + b) * mask + r, g, s), *inputs)
+    _assert_equal(ours, theirs, 1e-5)
+
+
+def test_residual_layer_norm_takes_a_gradient_of_some_rows():
+    inputs = _random(ROWS, WIDTH), tf.zeros([WIDTH]), _random(ROWS, WIDTH, seed=2)
+    rows, ones, zeros = tf.constant([3, 5, 3]), tf.ones([WIDTH]), tf.zeros([WIDTH])
+    ours = _with_gradients(
+        lambda *values: tf.gather(
+            residual_layer_norm(*values, ones, zeros, epsilon=1e-12, rate=0.0, seed=None), rows
+        ),
+        *inputs,
+    )
+    theirs = _with_gradients(lambda x, b, r: tf.gather(_layer_norm(x + b + r, ones, zeros), rows), *inputs)
+    _assert_equal(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("with_dropout", [False, True])
+@pytest.mark.parametrize("bias_rows", [1, 7])
+def test_attention_and_its_gradient_are_the_formula(with_dropout, bias_rows):
+    batch, heads, length, size = 2, 3, 7, 4
+    seed = dropout_seed(tf.constant([3, 4]), 5) if with_dropout else None
+    mask = _mask([batch, heads, length, length], seed) if with_dropout else 1.0
+    inputs = [_random(batch, heads, length, size, seed=number) for number in range(3)]
+    bias = tf.where(_random(batch, 1, bias_rows, length, seed=8) > 1, -10000.0, 0.0)
+    ours = _with_gradients(lambda *values: attention(*values, bias, rate=RATE, seed=seed), *inputs)
+
+    def formula(query, key, value):
+        scores = tf.einsum("bhqd,bhkd->bhqk", query, key) + bias
+        return tf.einsum("bhqk,bhkd->bhqd", tf.nn.softmax(scores) * mask, value)
+
+    _assert_equal(ours, _with_gradients(formula, *inputs), 1e-5)
+
+
+def test_heads_are_split_and_merged_as_by_reshape_and_transpose():
+    inputs = _random(ROWS, WIDTH), _random(WIDTH, seed=1)
+    ours = _with_gradients(lambda x, b: split_heads(x, b, batch=4, length=6, heads=2, scale=0.5), *inputs)
+    theirs = _with_gradients(
+        lambda x, b: tf.transpose(tf.reshape((x + b) * 0.5, [4, 6, 2, 8]), [0, 2, 1, 3]), *inputs
+    )
+    _assert_equal(ours, theirs, 1e-6)
+
+
+def test_one_graph_serves_several_lengths():
+    """As fine-tuning has it: the chains are compiled anew for a shape, and each gives its own results."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, WIDTH])], autograph=False)
+    def call(inputs):
+        return gelu_of_sum(dropout(inputs, RATE, dropout_seed(tf.constant([1, 2]), 3)), tf.zeros([WIDTH]))
+
+    for rows in (5, 8, 5):
+        inputs = _random(rows, WIDTH)
+        mask = _mask([rows, WIDTH], dropout_seed(tf.constant([1, 2]), 3))
+        expected = tf.nn.gelu(inputs * mask, approximate=False)
+        np.testing.assert_allclose(call(inputs), expected, atol=2e-6)
+
+
+# ---------------------------------------------------------------------------------------------- dropout
+
+
+def _dropped_places(count: int, seed, rate: float = RATE) -> np.ndarray:
+    return dropout(tf.ones([count]), rate, seed).numpy() == 0
+
+
+def test_dropout_keeps_the_mean_and_drops_its_share():
+    count = 200_000
+    for rate in (0.1, 0.5):
+        outputs = dropout(tf.ones([count]), rate, dropout_seed(tf.constant([1, 2]), 3)).numpy()
+        # Four standard deviations of a binomial share.
+        assert abs((outputs == 0).mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / count)
+        np.testing.assert_allclose(outputs[outputs > 0], 1 / (1 - rate), rtol=1e-5)
+
+
+def test_dropout_of_other_updates_and_places_is_independent():
+    """Correlations of masks across updates, places in the model and neighbouring entries are chance."""
+    count = 100_000
+    seeds = [([1, 2], 3), ([1, 3], 3), ([2, 2], 3), ([1, 2], 4), ([2, 1], 3), ([-5, 2**31 - 1], 3)]
+    masks = [_dropped_places(count, dropout_seed(tf.constant(seed), salt)) for seed, salt in seeds]
+    masks = [mask.astype(np.float64) - mask.mean() for mask in masks]
+    variance = RATE * (1 - RATE)
+    for number, mask in enumerate(masks):
+        for other in masks[:number]:
+            assert abs((mask * other).mean()) < 5 * variance / np.sqrt(count)
+        for lag in (1, 2, 64, 128, 256, 1024, 4096):
+            assert abs((mask[lag:] * mask[:-lag]).mean()) < 5 * variance / np.sqrt(count - lag)
+
+
+def test_dropout_without_a_seed_or_a_rate_is_the_identity():
+    inputs = _random(ROWS, WIDTH)
+    assert dropout_seed(None, 3) is None
+    assert dropout(inputs, RATE, None) is inputs
+    assert dropout(inputs, 0.0, tf.constant([1, 2], tf.uint32)) is inputs
