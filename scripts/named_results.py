@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGET = 0.9
 _CURVE = "held_out_masked_lm_loss"
 
+_SCRIPT = {"script_minutes": Figure("minutes of the script's last start", None, 1)}
 _HELD_OUT = {
     "masked_lm_loss": Figure("held-out masked-LM loss at [MASK], nats", 0.05),
     "unigram_cross_entropy": Figure("the same of word frequencies alone, nats", 0.02),
@@ -59,7 +60,7 @@ class NamedResult:
         command: what runs for a seed, in the root of the repository.
         environment: from (seed, its folder, folder of all seeds) to what the command finds there beside ours.
         read: a seed's finished folder to its figures.
-        figures: by the last part of the figures' names.
+        figures: by the last part of the figures' names; script_minutes is the driver's.
         settings: names in the environment that change the figures, for commands that do not note them.
         flags: names in the environment that become a flag of the command.
         seeds: where SEEDS does not say otherwise.
@@ -221,7 +222,7 @@ RESULTS: dict[str, NamedResult] = {
         command=("bash", "scripts/quickstart.sh"),
         environment=_of_quickstart,
         read=read_quickstart,
-        figures=_HELD_OUT | _COST,
+        figures=_HELD_OUT | _COST | _SCRIPT,
         settings=("PRECISION",),
     ),
     "squad": NamedResult(
@@ -229,7 +230,7 @@ RESULTS: dict[str, NamedResult] = {
         command=("bash", "scripts/quickstart_squad.sh", "--init", "minilm"),
         environment=_of_squad,
         read=read_squad,
-        figures=_ANSWERS,
+        figures=_ANSWERS | _SCRIPT,
         settings=("PRECISION", "MAX_QUESTIONS"),
         flags={"MAX_QUESTIONS": "--max_questions"},
     ),
@@ -240,6 +241,7 @@ RESULTS: dict[str, NamedResult] = {
         read=read_pretrain_small,
         figures=_HELD_OUT
         | _COST
+        | _SCRIPT
         | {
             "health_faults": Figure("rules on the run's health that find a fault", 0.5, 0),
             "starts": Figure("starts, the deliberate stop and resume included", None, 0),
@@ -254,7 +256,7 @@ RESULTS: dict[str, NamedResult] = {
         command=("bash", "scripts/ablation.sh"),
         environment=_of_pretraining,
         read=read_ablation,
-        figures=_HELD_OUT | _COST | _ANSWERS | _LABELS,
+        figures=_HELD_OUT | _COST | _SCRIPT | _ANSWERS | _LABELS,
         notes_provenance=True,
     ),
 }

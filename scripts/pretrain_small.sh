@@ -8,7 +8,7 @@
 #
 # In RESULTS_DIR (default results/pretrain_small): results/models/pretrain_small/ with checkpoints, logs and exports;
 # report.html; health.txt, the verdict of `run_report.py --check`; provenance.json. Run again, it goes on where it was.
-# UPDATES (3000) of BATCH (32) sequences; LEARNING_RATE (5e-4), WARMUP (a tenth of the updates), EVAL_EVERY (a thirtieth),
+# UPDATES (6000) of BATCH (32) sequences; LEARNING_RATE (5e-4), WARMUP (a tenth of the updates), EVAL_EVERY (a thirtieth),
 # SEED (1), PRECISION (bf16 where the processor multiplies in it, else tf32). The text: scripts/small_corpus.sh.
 # What follows -- goes to run_pretraining.py.
 set -euo pipefail
@@ -25,7 +25,7 @@ further=(SEED UPDATES BATCH LEARNING_RATE WARMUP EVAL_EVERY PRECISION RESULTS_DI
 read_settings "$@"
 export SEED=${SEED:-1} TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
-updates=${UPDATES:-3000}
+updates=${UPDATES:-6000}
 [[ $updates =~ ^[1-9][0-9]*$ ]] || fail "UPDATES $updates: must be a positive number"
 at_least_one() { echo $(($1 > 0 ? $1 : 1)); }
 every=${EVAL_EVERY:-$(at_least_one $((updates / 30)))}

@@ -191,9 +191,11 @@ def _finished_folders(folder: Path) -> dict[str, Path]:
 
 def _read(result: NamedResult, seed: str, folder: Path) -> SeedResult:
     try:
-        return result.read(folder)
+        found = result.read(folder)
     except RunFailure as error:
         raise RunFailure(f"seed {seed}: {error}") from None
+    found.figures["script_minutes"] = run_provenance.read(folder)[-1]["seconds"] / 60
+    return found
 
 
 # ---------------------------------------------------------------------------------- compared or recorded

@@ -28,8 +28,10 @@ from update_readme import with_current_records
 
 import files
 from command_line import RunFailure, UsageError
+from tokenization import load_vocabulary
 
 FIGURES = {"loss": Figure("loss", 0.5), "minutes": Figure("minutes", None, 1)}
+FIGURES["script_minutes"] = named_results.RESULTS["squad"].figures["script_minutes"]
 DOCUMENT = "before\n<!-- record: stand_in -->\nold\n<!-- /record -->\nafter\n"
 # Stands in for a training: its loss is 10 + its seed + SHIFT; it ends with STATUS.
 STAND_IN = """set -e
@@ -157,6 +159,8 @@ def test_a_recorded_result_is_within_when_it_is_run_again(reproductions, capsys)
     record = json.loads((reproductions.records / "stand_in.json").read_text())
     assert record["mean"]["loss"] == 12 and record["spread"]["loss"] == 1
     assert [own["figures"]["loss"] for own in record["seeds"].values()] == [11, 12, 13]
+    total = sum(own["figures"]["script_minutes"] for own in record["seeds"].values())
+    assert 60 * total == pytest.approx(record["wall_seconds"], abs=0.2)
     assert record["seeds"]["1"]["curves"] == {"loss": [[1, 2.0]]}
     head = reproductions.repository / ".git"
     commit = subprocess.run(["git", "--git-dir", head, "rev-parse", "HEAD"], capture_output=True, text=True)
@@ -610,10 +614,13 @@ def test_a_variant_is_trained_and_fine_tuned_and_read(language, tmp_path):
     folder = tmp_path / "run"
     task = {"GLUE_TASK": "RTE", "GLUE_DIR": str(write_own_files(tmp_path / "glue", "RTE"))}
     task |= {"VARIANTS": "masked_lm", "FINE_TUNE_EPOCHS": "1"}
+    # Shards are made from text here, with a vocabulary of their own.
+    task |= {"SHARDS": "", "TEXT": str(language / "text"), "VOCAB_SIZE": "90"}
     run_script("ablation.sh", small_environment(language, folder) | task)
     result = named_results.read_ablation(folder)
     assert 0 <= result.figures["masked_lm/eval_accuracy"] <= 1
     assert result.figures["masked_lm/masked_lm_loss"] > 0 and result.inputs["labels_sha256"]
+    assert load_vocabulary(folder / "corpus/vocabulary_90/vocab.txt").size <= 90
     # There is no replaced-token detection.
     assert "masked_lm/disc_auc" not in result.figures
     assert run_provenance.is_finished(run_provenance.read(folder))
