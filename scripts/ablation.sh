@@ -38,7 +38,8 @@ declare -A changes=(
 )
 read -ra variants <<< "${VARIANTS:-mask_15 mask_10 mask_25 generator_half masked_lm}"
 for variant in "${variants[@]}"; do
-  [[ -v changes[$variant] ]] || fail "VARIANTS '$variant': is none of ${!changes[*]}"
+  # Never as a subscript: bash would run a command in it.
+  [[ " ${!changes[*]} " == *" $variant "* ]] || fail "VARIANTS '$variant': is none of ${!changes[*]}"
 done
 [[ -z ${SQUAD_DIR:-} || -z ${GLUE_TASK:-} ]] || fail "SQUAD_DIR and GLUE_TASK: one task, not both"
 [[ -z ${GLUE_TASK:-} || -n ${GLUE_DIR:-} ]] || fail "GLUE_TASK $GLUE_TASK: needs GLUE_DIR, the folder of its files"

@@ -173,11 +173,13 @@ def _run(run_folder: Path) -> RunLog:
 def _inputs_of(run: RunLog) -> dict[str, str]:
     """Checksums of the vocabulary and the text of the training shards, where these still are."""
     manifests = [manifest for _, manifest in run.manifests()]
-    text = [
-        [manifest.get("vocabulary_sha256"), manifest.get("settings"), manifest.get("sources")]
-        for manifest in manifests
-    ]
-    return {"shards_sha256": _sha256_of_json(text)} if manifests else {}
+    if not manifests:
+        return {}
+    sources = {source["sha256"] for manifest in manifests for source in manifest.get("sources", [])}
+    return {
+        "text_sha256": _sha256_of_json(sorted(sources)),
+        "vocabulary_sha256": str(manifests[-1].get("vocabulary_sha256")),
+    }
 
 
 def _read_glue(folder: Path) -> SeedResult:

@@ -13,6 +13,7 @@ corpus_names=(SHARDS CORPUS_DIR TEXT VOCAB_FILE VOCAB_SIZE MAX_SEQ_LENGTH)
 # own of VOCAB_SIZE pieces; a tenth of the documents is held out.
 settle_corpus() {
   length=${MAX_SEQ_LENGTH:-128}
+  [[ $length =~ ^[1-9][0-9]*$ ]] || fail "MAX_SEQ_LENGTH $length: must be a positive number"
   if [[ -n ${SHARDS:-} ]]; then
     shards=$SHARDS held_out=$SHARDS/held_out
     if [[ -d $SHARDS/train ]]; then shards=$SHARDS/train held_out=$SHARDS/test; fi

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from glue_files import write_own_files
-from run_logs import UPDATES, held_out_line, write_run
+from run_logs import UPDATES, held_out_line, real_quickstart_log, write_run
 from training_runs import MODEL, ROOT
 
 sys.path.append(str(ROOT / "scripts"))
@@ -387,6 +387,15 @@ def test_the_quickstarts_figures_are_those_of_its_log(tmp_path):
     assert set(result.figures) <= set(RESULTS["quickstart"].figures)
 
 
+def test_a_real_quickstarts_figures_are_those_of_the_table_that_it_printed():
+    figures = named_results.read_pretraining(real_quickstart_log()).figures
+    # The README's, of the same seed.
+    table = {"masked_lm_loss": "5.920", "unigram_cross_entropy": "7.383", "disc_auc": "0.838"}
+    table |= {"disc_accuracy": "88.3", "disc_majority_accuracy": "86.2"}
+    for name, shown in table.items():
+        assert result_records._number(figures[name], RESULTS["quickstart"].figures[name].digits) == shown
+
+
 def test_a_run_that_left_nothing_is_a_failure_in_one_line(tmp_path):
     for name in ("quickstart", "squad", "pretrain_small", "ablation"):
         with pytest.raises(RunFailure):
@@ -543,6 +552,8 @@ def test_a_variant_differs_from_the_first_in_one_flag(scripted, tmp_path):
         ("pretrain_small.sh", {"UPDATES": "many"}, "UPDATES many: must be a positive number"),
         ("pretrain_small.sh", {"SHARDS": "/nowhere"}, "SHARDS /nowhere: has neither"),
         ("ablation.sh", {"VARIANTS": "mask_15 other"}, "VARIANTS 'other': is none of"),
+        ("ablation.sh", {"VARIANTS": "x[$(pwd>&2)]"}, "is none of"),
+        ("pretrain_small.sh", {"MAX_SEQ_LENGTH": "a[1]"}, "MAX_SEQ_LENGTH a[1]: must be a positive number"),
         ("ablation.sh", {"GLUE_TASK": "RTE"}, "GLUE_TASK RTE: needs GLUE_DIR"),
         ("ablation.sh", {"GLUE_TASK": "RTE", "SQUAD_DIR": "a"}, "one task, not both"),
     ],
@@ -603,7 +614,7 @@ def test_a_small_pre_training_is_recorded_from_its_folder_and_agrees_with_itself
     assert "seed 3" in document.read_text()
     assert "within the spread" in capsys.readouterr().out
     record = files.read_json(tmp_path / "records" / f"{name}.json")
-    assert record["inputs"]["shards_sha256"] and list(record["seeds"]) == ["3"]
+    assert record["inputs"]["text_sha256"] and list(record["seeds"]) == ["3"]
     record["mean"]["masked_lm_loss"] += 1
     files.write_json(tmp_path / "records" / f"{name}.json", record)
     assert reproduce.reproduce(config, RESULTS[name], tmp_path / "records", document) == 1
