@@ -166,6 +166,7 @@ def test_a_recorded_result_is_within_when_it_is_run_again(reproductions, capsys)
     commit = subprocess.run(["git", "--git-dir", head, "rev-parse", "HEAD"], capture_output=True, text=True)
     assert record["commit"] == commit.stdout.strip() and len(record["commit"]) >= 40
     assert record["hardware"]["processors"] >= 1 and record["versions"]["python"]
+    assert any(name.startswith("tensorflow") for name in record["versions"])
     assert record["wall_seconds"] >= 0 and record["date"].startswith("20")
     assert reproductions.run() == 0
     assert "within the spread" in capsys.readouterr().out
