@@ -119,7 +119,7 @@ def charts(runs: list[RunLog]) -> list[Chart]:
         chart = Chart(panel.title, borders=borders, is_logarithmic=panel.is_logarithmic)
         for number, run in enumerate(runs):
             for place, curve in enumerate(panel.curves):
-                parts = [_thinned(part) for part in _drawable(run, curve, panel.is_logarithmic)]
+                parts = [thinned(part) for part in _drawable(run, curve, panel.is_logarithmic)]
                 if any(parts):
                     label = curve.label if len(runs) == 1 else f"{run.name}: {curve.label}"
                     color = place if len(runs) == 1 else number
@@ -176,11 +176,11 @@ def _drawable(run: RunLog, curve: _Curve, is_logarithmic: bool) -> list[Points]:
     ]
 
 
-def _thinned(points: Points) -> Points:
+def thinned(points: Points, most: int = _MOST_POINTS) -> Points:
     """At most so many points; of each stretch the lowest and the highest stay, so that no spike is lost."""
-    if len(points) <= _MOST_POINTS:
+    if len(points) <= most:
         return points
-    stretches = _MOST_POINTS // 2 - 1
+    stretches = most // 2 - 1
     kept = {points[0], points[-1]}
     for number in range(stretches):
         stretch = points[len(points) * number // stretches : len(points) * (number + 1) // stretches]

@@ -25,6 +25,7 @@ class Phase:
     Attributes:
         settings: what the newest start that trained recorded: flags, and facts such as `workers`.
         starts: first logged update of each start that trained.
+        clock: seconds of all starts that trained, up to the line of an update.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Phase:
     training: Values = field(default_factory=dict)
     held_out: Values = field(default_factory=dict)
     starts: list[int] = field(default_factory=list)
+    clock: dict[int, float] = field(default_factory=dict)
 
     @property
     def max_seq_length(self) -> int:
@@ -225,9 +227,9 @@ class _Reader:
         else:
             self._in_settings = False
             self.failure = str(data.get("failure", ""))
-            if isinstance(step, list) and step and isinstance(step[-1], int):
-                self._add_values(step[-1], data)
         self._keep_time(event)
+        if isinstance(step, list) and step and isinstance(step[-1], int):
+            self._add_values(step[-1], data)
 
     def end_start(self) -> None:
         """What comes next belongs to another start of the program."""
@@ -253,6 +255,9 @@ class _Reader:
             self._has_trained = True
         if not is_held_out or not phase.training:
             phase.settings = dict(self.settings)
+        # An evaluation alone, of an update that was trained before, changes nothing.
+        if self._has_trained:
+            phase.clock[update] = self.seconds + self._last_time - self._first_time
 
     def _keep_time(self, event: dict) -> None:
         try:

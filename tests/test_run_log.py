@@ -69,6 +69,7 @@ def test_time_between_two_starts_is_not_training(tmp_path):
     path.write_text("".join(lines))
     run = parse_log(path)
     assert run.seconds == pytest.approx(42)
+    assert run.phases[0].clock == {1: pytest.approx(30), 2: pytest.approx(42)}
     assert run.last_line == datetime.datetime(2026, 1, 1, 13, 0, 12)
 
 

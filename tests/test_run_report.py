@@ -59,7 +59,7 @@ def test_long_curves_keep_their_spikes(tmp_path):
     points = [(float(update), 5.0) for update in lines]
     points[70_001] = (70_002.0, 90.0)
     points[333] = (334.0, 0.5)
-    thinned = run_curves._thinned(points)
+    thinned = run_curves.thinned(points)
     assert len(thinned) <= 400 and thinned == sorted(thinned)
     assert {(70_002.0, 90.0), (334.0, 0.5), points[0], points[-1]} <= set(thinned)
 

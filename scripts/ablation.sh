@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# The options of pre-training compared on equal tokens: mask shares, generator sizes, masked LM alone. A small network
+# of each kind is trained from random weights on the same text and fine-tuned on the same task.
+#
+#   SQUAD_DIR=squad MAX_QUESTIONS=800 bash scripts/ablation.sh
+#   GLUE_TASK=MRPC GLUE_DIR=data/download/glue VARIANTS="mask_15 masked_lm" bash scripts/ablation.sh
+#
+# VARIANTS: mask_15 (the others differ from it in one thing), mask_10, mask_25, generator_half, masked_lm; default all.
+# Fine-tuning is on SQUAD_DIR (train-v1.1.json and dev-v1.1.json, the first MAX_QUESTIONS of each) or on GLUE_TASK in
+# GLUE_DIR, for FINE_TUNE_EPOCHS (the recipe's); without either there are held-out figures alone, and only those of one
+# mask share and generator are comparable. In RESULTS_DIR (default results/ablation): results/models/<variant>/,
+# squad/ or glue/<variant>/, provenance.json. Run again, it goes on where it was.
+# UPDATES (2000) of BATCH (32) sequences; LEARNING_RATE (1e-3), WARMUP (a tenth of the updates), EVAL_EVERY (a tenth),
+# SEED (1), PRECISION (bf16 where the processor multiplies in it, else tf32). The text: scripts/small_corpus.sh.
+# What follows -- goes to run_pretraining.py.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# shellcheck source=common.sh
+source scripts/common.sh
+# shellcheck source=small_corpus.sh
+source scripts/small_corpus.sh
+
+settings=(SEED VARIANTS UPDATES BATCH LEARNING_RATE WARMUP EVAL_EVERY MAX_QUESTIONS GLUE_TASK FINE_TUNE_EPOCHS
+  PRECISION VOCAB_SIZE MAX_SEQ_LENGTH FLAGS)
+names=()
+further=(SEED VARIANTS UPDATES BATCH LEARNING_RATE WARMUP EVAL_EVERY SQUAD_DIR MAX_QUESTIONS GLUE_TASK GLUE_DIR
+  FINE_TUNE_EPOCHS PRECISION RESULTS_DIR PYTHON "${corpus_names[@]}")
+read_settings "$@"
+export SEED=${SEED:-1} TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+
+declare -A changes=(
+  [mask_15]=""
+  [mask_10]="--mask_prob=0.10"
+  [mask_25]="--mask_prob=0.25"
+  [generator_half]="--generator_hidden_size=0.5"
+  [masked_lm]="--electra_objective=False"
+)
+read -ra variants <<< "${VARIANTS:-mask_15 mask_10 mask_25 generator_half masked_lm}"
+for variant in "${variants[@]}"; do
+  # Never as a subscript: bash would run a command in it.
+  [[ " ${!changes[*]} " == *" $variant "* ]] || fail "VARIANTS '$variant': is none of ${!changes[*]}"
+done
+[[ -z ${SQUAD_DIR:-} || -z ${GLUE_TASK:-} ]] || fail "SQUAD_DIR and GLUE_TASK: one task, not both"
+[[ -z ${GLUE_TASK:-} || -n ${GLUE_DIR:-} ]] || fail "GLUE_TASK $GLUE_TASK: needs GLUE_DIR, the folder of its files"
+updates=${UPDATES:-2000}
+[[ $updates =~ ^[1-9][0-9]*$ ]] || fail "UPDATES $updates: must be a positive number"
+at_least_one() { echo $(($1 > 0 ? $1 : 1)); }
+every=${EVAL_EVERY:-$(at_least_one $((updates / 10)))}
+folder=${RESULTS_DIR:-results/ablation}
+
+if [[ -z ${PYTHON:-} ]]; then bash scripts/install.sh; fi
+settle_python
+precision=${PRECISION:-$(best_cpu_precision)}
+FLAGS="${passed_on[*]}" "$python" scripts/run_provenance.py "$folder" "${settings[@]}" -- bash scripts/ablation.sh "$@"
+settle_corpus
+
+# fine_tune VARIANT: its discriminator on the task, if one is given.
+fine_tune() {
+  local weights=$folder/results/models/$1/exports/discriminator
+  if [[ -n ${SQUAD_DIR:-} ]]; then
+    command=("$python" run_tf_squad.py --config configs/squad_quickstart.json --data_dir "$SQUAD_DIR"
+      --output_dir "$folder/squad/$1")
+    # The windows may not be longer than the network's positions.
+    ((length >= 384)) || command+=(--max_seq_length "$length" --doc_stride $((length / 2)) --max_query_length $((length / 4)))
+    flag max_questions "${MAX_QUESTIONS:-}"
+  elif [[ -n ${GLUE_TASK:-} ]]; then
+    command=("$python" run_tf_glue.py --task "$GLUE_TASK" --data_dir "$GLUE_DIR" --output_dir "$folder/glue/$1"
+      --max_seq_length "$length")
+  else
+    return 0
+  fi
+  flag num_train_epochs "${FINE_TUNE_EPOCHS:-}"
+  run_to_end "${command[@]}" --electra_model "$weights" --do_train --do_eval --precision "$precision" \
+    --seed "$SEED" --restore_checkpoint=latest
+}
+
+for variant in "${variants[@]}"; do
+  echo "== $variant ${changes[$variant]}"
+  run_to_end "$python" run_pretraining.py --config configs/small_phase1.json --model_name "$variant" \
+    --results_dir "$folder/results" --embedding_size 128 --hidden_size 128 --num_hidden_layers 6 \
+    --num_attention_heads 2 --intermediate_size 512 --pretrain_tfrecords "$shards" --eval_tfrecords "$held_out" \
+    --max_seq_length "$length" --num_train_steps "$updates" --train_batch_size "${BATCH:-32}" \
+    --learning_rate "${LEARNING_RATE:-1e-3}" --num_warmup_steps "${WARMUP:-$((updates / 10))}" \
+    --eval_every_steps "$every" --save_checkpoints_steps "$every" --keep_checkpoint_max 1 --precision "$precision" \
+    --seed "$SEED" --restore_checkpoint=latest ${changes[$variant]:+"${changes[$variant]}"} "${passed_on[@]}"
+  "$python" postprocess_pretrained_ckpt.py --pretrained_checkpoint "$folder/results/models/$variant/checkpoints" \
+    --output_dir "$folder/results/models/$variant/exports"
+  fine_tune "$variant"
+done
+"$python" scripts/run_provenance.py "$folder" --finished

@@ -1,0 +1,278 @@
+"""Records of named results, docs/results/NAME.json: made, compared with new figures, shown as a table.
+
+What a result runs and where its figures are read is in named_results.py.
+"""
+
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import files
+import run_curves
+from command_line import UsageError
+from markdown_text import plain, table
+from run_log import Points
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "docs" / "results"
+DOCUMENT = ROOT / "docs" / "results.md"
+_CURVE_POINTS = 40
+_DEVIATIONS = 2.0
+_TABLE = re.compile(r"(<!-- record: (\w+) -->\n).*?(<!-- /record -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a figure is shown and judged.
+
+    Attributes:
+        label: what it is, with its unit.
+        floor: a difference of the means that is never too large; None for figures that depend on the
+            machine, which are shown and not compared.
+    """
+
+    label: str
+    floor: float | None
+    digits: int = 3
+
+
+@dataclass
+class SeedResult:
+    """What the run of one seed gave.
+
+    Attributes:
+        figures: by names; of a name with slashes, the last part says which Figure it is.
+        inputs: what the figures follow from beside code and settings, such as checksums of the data.
+        curves: held-out loss over the updates, by names.
+    """
+
+    figures: dict[str, float]
+    inputs: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, Points] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure beside its record; None where one of them has no such figure.
+
+    Attributes:
+        allowed: the largest difference of the means that is within the spread; None where it is not compared.
+    """
+
+    name: str
+    recorded: float | None
+    spread: float | None
+    measured: float | None
+    allowed: float | None
+
+    @property
+    def is_within(self) -> bool | None:
+        """None where the figure is not compared."""
+        if self.allowed is None:
+            return None
+        if self.recorded is None or self.measured is None:
+            return False
+        # Not finite is not within.
+        return abs(self.measured - self.recorded) <= self.allowed
+
+
+def means(results: Mapping[str, SeedResult]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and deviation (of the sample; 0 of a single seed) of each figure that all seeds have."""
+    columns = {
+        name: [result.figures[name] for result in results.values()]
+        for name in next(iter(results.values())).figures
+        if all(name in result.figures for result in results.values())
+    }
+    mean = {name: statistics.fmean(values) for name, values in columns.items()}
+    spread = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()}
+    return mean, spread
+
+
+def make(name: str, results: Mapping[str, SeedResult], provenance: Mapping[str, Sequence[Mapping]]) -> dict:
+    """A record.
+
+    Args:
+        results: by seed.
+        provenance: the starts of each seed's run (run_provenance.py).
+
+    Raises:
+        UsageError: what was measured is not the code of one commit, or the seeds saw different data.
+    """
+    starts = [start for of_seed in provenance.values() for start in of_seed]
+    commits = {start["commit"] for start in starts}
+    if any(start["dirty"] for start in starts) or "" in commits:
+        raise UsageError(
+            f"--record {name}: a run was started from a dirty working tree, so no commit has its code; "
+            "commit, and run again"
+        )
+    if len(commits) != 1:
+        raise UsageError(
+            f"--record {name}: its runs were started at several commits: {', '.join(sorted(commits))}"
+        )
+    mean, spread = means(results)
+    first = starts[0]
+    return {
+        "name": name,
+        "commit": first["commit"],
+        "date": min(start["started"] for start in starts)[:10],
+        "command": first["command"],
+        "settings": {key: value for key, value in first["settings"].items() if key != "SEED"},
+        "hardware": first["hardware"],
+        "versions": first["versions"],
+        "wall_seconds": round(sum(start.get("seconds", 0.0) for start in starts), 1),
+        "inputs": shared_inputs(results),
+        "seeds": {
+            seed: {
+                "figures": result.figures,
+                "curves": {
+                    key: [
+                        [update, round(value, 4)]
+                        for update, value in run_curves.thinned(points, _CURVE_POINTS)
+                    ]
+                    for key, points in result.curves.items()
+                },
+            }
+            for seed, result in results.items()
+        },
+        "mean": mean,
+        "spread": spread,
+    }
+
+
+def shared_inputs(results: Mapping[str, SeedResult]) -> dict[str, str]:
+    """The inputs of all seeds, which must be the same.
+
+    Raises:
+        UsageError: they are not.
+    """
+    first = next(iter(results.values())).inputs
+    for seed, result in results.items():
+        if result.inputs != first:
+            raise UsageError(f"seed {seed}: its run had other data or weights than the others")
+    return first
+
+
+def compare(record: Mapping, results: Mapping[str, SeedResult], figures: Mapping[str, Figure]) -> list[Row]:
+    """Each figure of the record or of the new results beside the other's.
+
+    A mean is within if it differs from the recorded one by no more than twice the recorded deviation, or
+    than the figure's floor, whichever is larger.
+    """
+    mean, _ = means(results)
+    rows = []
+    for name in dict.fromkeys([*record["mean"], *mean]):
+        floor, spread = figure_of(name, figures).floor, record["spread"].get(name)
+        allowed = None if floor is None else max(_DEVIATIONS * (spread or 0.0), floor)
+        rows.append(Row(name, record["mean"].get(name), spread, mean.get(name), allowed))
+    return rows
+
+
+def differences(record: Mapping, settings: Mapping[str, str], inputs: Mapping[str, str]) -> list[str]:
+    """Why new figures cannot be compared with a record, a sentence each; none where they can."""
+    told = []
+    for what, recorded, now in (
+        ("", record["settings"], settings),
+        ("the input ", record["inputs"], inputs),
+    ):
+        for key in sorted({*recorded, *now}):
+            if recorded.get(key) != now.get(key):
+                told.append(
+                    f"{what}{key} is {now.get(key, 'not set')}, recorded {recorded.get(key, 'not set')}"
+                )
+    return told
+
+
+def figure_of(name: str, figures: Mapping[str, Figure]) -> Figure:
+    """The figure that a name is about."""
+    return figures[name.rpartition("/")[2]]
+
+
+def path_of(name: str, folder: Path = RECORDS) -> Path:
+    return folder / f"{name}.json"
+
+
+def read(name: str, folder: Path = RECORDS) -> dict | None:
+    """A record; None where there is none yet."""
+    try:
+        return files.read_json(path_of(name, folder))
+    except FileNotFoundError:
+        return None
+
+
+def write(record: dict, folder: Path = RECORDS) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(path_of(record["name"], folder), record)
+    return path_of(record["name"], folder)
+
+
+# ------------------------------------------------------------------------------------------------- shown
+
+
+def shown_rows(rows: Sequence[Row], figures: Mapping[str, Figure]) -> str:
+    """The comparison, for a terminal."""
+    words = {True: "within", False: "OUTSIDE", None: "not compared"}
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'':{width}}  {'recorded':>20} {'allowed':>9} {'now':>10}"]
+    for row in rows:
+        digits = figure_of(row.name, figures).digits
+        recorded = f"{_number(row.recorded, digits)} ± {_number(row.spread, digits)}"
+        lines.append(
+            f"{row.name:{width}}  {recorded:>20} {_number(row.allowed, digits):>9} "
+            f"{_number(row.measured, digits):>10}  {words[row.is_within]}"
+        )
+    return "\n".join(lines)
+
+
+def shown_record(record: Mapping, figures: Mapping[str, Figure]) -> str:
+    """The record's table and where it comes from, as Markdown."""
+    seeds = record["seeds"]
+    header = ["figure", *(f"seed {seed}" for seed in seeds), "mean ± spread"]
+    rows = []
+    for name, mean in record["mean"].items():
+        figure = figure_of(name, figures)
+        place = name.rpartition("/")[0]
+        values = [_number(own["figures"].get(name), figure.digits) for own in seeds.values()]
+        both = f"{_number(mean, figure.digits)} ± {_number(record['spread'][name], figure.digits)}"
+        rows.append((f"{place}: {figure.label}" if place else figure.label, *values, both))
+    settings = " ".join(f"{name}={value}" for name, value in record["settings"].items())
+    machine = [_shown_hardware(record["hardware"])]
+    machine += [f"{key} {value}" for key, value in record["versions"].items()]
+    return "\n".join(
+        [
+            table(header, rows, right=range(1, len(header))),
+            "",
+            f"Commit {record['commit'][:12]}, {record['date']}, {record['wall_seconds']:,.0f} s in all; "
+            f"`{record['command']}`{f' with {settings}' if settings else ''}. {'; '.join(machine)}.",
+        ]
+    )
+
+
+def with_current_tables(
+    text: str, figures: Mapping[str, Mapping[str, Figure]], folder: Path = RECORDS
+) -> str:
+    """A document's text with the record of each name between its two markers, or that there is none yet.
+
+    Args:
+        figures: by the name of the result.
+    """
+
+    def render(match: re.Match) -> str:
+        record = read(match[2], folder)
+        body = shown_record(record, figures[match[2]]) if record else "no record yet"
+        return f"{match[1]}{body}\n{match[3]}"
+
+    return _TABLE.sub(render, text)
+
+
+def _shown_hardware(hardware: Mapping) -> str:
+    parts = [f"{hardware['processors']} processors of {hardware['processor']}", f"{hardware['memory_gb']} GB"]
+    return plain(", ".join([*parts, *hardware.get("gpus", [])]))
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.{digits}f}" if math.isfinite(value) else str(value)
