@@ -1,4 +1,4 @@
-"""A fine-tuned export has a card that the hub can read, and that says what its run read, was set to and scored."""
+"""A fine-tuned export has a card that the hub can read; it says what the run read, was set to and scored."""
 
 import hashlib
 import json
