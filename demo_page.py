@@ -29,8 +29,8 @@ def answering_page(model: str, max_characters: int, context: str = "") -> str:
 <label for="question">Question</label>
 <div class="row"><input id="question" dir="auto" autocomplete="off"><button>Ask</button></div>
 </form>"""
-    result = """<section id="answer" class="card" hidden aria-live="polite">
-<p class="faint" id="verdict"></p>
+    result = """<section id="answer" class="card" hidden>
+<p class="faint" id="verdict" aria-live="polite"></p>
 <p class="text" id="marked" dir="auto"></p>
 <h2>Other answers</h2>
 <ol id="n_best"></ol>
