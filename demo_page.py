@@ -32,7 +32,7 @@ def answering_page(model: str, max_characters: int, context: str = "") -> str:
     result = """<section id="answer" class="card" hidden>
 <p class="faint" id="verdict" aria-live="polite"></p>
 <p class="text" id="marked" dir="auto"></p>
-<h2>Other answers</h2>
+<h2>Best answers</h2>
 <ol id="n_best"></ol>
 </section>"""
     return _page("Ask a text", model, form + _MESSAGE + result)
