@@ -35,13 +35,16 @@ class AnsweringInputs:
         return self.model.vocabulary
 
 
-def open_answering(config: AnsweringConfig) -> AnsweringInputs:
+def open_answering(config: AnsweringConfig, model: PretrainedModel | None = None) -> AnsweringInputs:
     """Load what the flags name and see that it can answer.
+
+    Args:
+        model: the weights, where they are loaded already.
 
     Raises:
         UsageError: no such weights, no head or another one than is asked for, lengths that do not fit.
     """
-    model = load_model(config.electra_model, config.init_checkpoint, config.vocab_file, config.do_lower_case)
+    model = model or load_named(config)
     head = choose_head(model, Head(True, "google"), keep=True)
     flag = "init_checkpoint" if config.init_checkpoint else "electra_model"
     if not has_head(model, head):
@@ -79,7 +82,20 @@ def open_answering(config: AnsweringConfig) -> AnsweringInputs:
     )
 
 
+def load_named(config: AnsweringConfig) -> PretrainedModel:
+    """The weights that the flags name, with their vocabulary.
+
+    Raises:
+        UsageError: no such weights, no vocabulary, or not theirs.
+    """
+    return load_model(config.electra_model, config.init_checkpoint, config.vocab_file, config.do_lower_case)
+
+
 def make_question(text: str, context: str, id: str | int = "") -> Question:
     """A question that anybody may have typed: what no encoding can hold is replaced, as in SQuAD files."""
-    text, context = (_LONE_SURROGATE.sub("\ufffd", part) for part in (text, context))
-    return Question(id=id, text=text, context=context)
+    return Question(id=id, text=encodable(text), context=encodable(context))
+
+
+def encodable(text: str) -> str:
+    """The text with a mark for each character that no encoding can hold, so that tokenizers take it."""
+    return _LONE_SURROGATE.sub("\ufffd", text)

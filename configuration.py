@@ -4,7 +4,6 @@ Nothing here imports TensorFlow, so `--help` and a wrong flag answer at once.
 """
 
 import math
-import re
 from dataclasses import MISSING, dataclass
 
 from architecture import MODEL_SIZES, ElectraConfig
@@ -403,30 +402,6 @@ class PretrainingConfig:
                 True,
                 "contradicts --untied_generator False",
             )
-
-
-@dataclass
-class ExportConfig:
-    """Settings of postprocess_pretrained_ckpt.py."""
-
-    pretrained_checkpoint: str = option(
-        MISSING, "a ckpt-<step> folder, or a run's checkpoints folder for its newest", group="export"
-    )
-    output_dir: str = option(MISSING, "receives discriminator/ and generator/", group="export")
-    license: str = option(
-        "unknown",
-        "the weights' licence for their model cards, as the hub calls it: apache-2.0, cc-by-sa-4.0, ...",
-        group="export",
-    )
-    amp: bool = option(
-        False,
-        "accepted for NVIDIA's scripts; exports are float32 whatever the precision of training",
-        group="export",
-    )
-
-    def __post_init__(self):
-        is_identifier = re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license)
-        require(bool(is_identifier), "license", self.license, "is no identifier such as apache-2.0")
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass
 
 from command_line import option, require
 from configuration import accumulation_steps
+from conversion_configuration import check_license, license_option
 
 
 @dataclass(kw_only=True)
@@ -76,6 +77,9 @@ class FineTuningConfig:
     seed: int = option(
         42, "the one seed: the head's weights, data order and dropout follow from it", group="optimization"
     )
+
+    # --- model card ---
+    license: str = license_option("model card")
 
     # --- device ---
     precision: str = option(
@@ -158,6 +162,7 @@ class FineTuningConfig:
         require(
             0 <= self.warmup_proportion < 1, "warmup_proportion", self.warmup_proportion, "must be in [0, 1)"
         )
+        check_license(self.license)
         decay = self.layerwise_lr_decay
         require(decay is None or 0 < decay <= 1, "layerwise_lr_decay", decay, "must be in (0, 1]")
         require(

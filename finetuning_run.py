@@ -3,9 +3,10 @@
 A task's run (squad_run.py, glue_run.py) adds its network, its metrics, its predictions and its export.
 """
 
+import abc
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -13,8 +14,11 @@ import tensorflow as tf
 
 import checkpointing
 import files
+import finetuned_card
+import weight_conversion
 from batching import BatchShape, UpdateData
 from command_line import UsageError
+from finetuned_card import FineTuned, ReadFile
 from finetuning_configuration import FineTuningConfig
 from finetuning_inputs import CHECKPOINT_PREFIX, Start, batch_shape
 from length_batches import TrainingOrder
@@ -22,8 +26,22 @@ from model_flops import encoder_flops
 from optimization import AdamW, layerwise_multipliers, polynomial_decay_after_warmup
 from pretrained_models import PretrainedModel, assign_weights
 from training import StopSignal
-from training_run import TrainingRun, abridged
+from training_run import TrainingRun, abridged, arrays
 from workers import Workers
+
+# Of the settings, those that a model card lists; a task adds its own.
+_CARD_SETTINGS = (
+    "max_seq_length",
+    "num_train_epochs",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "warmup_proportion",
+    "weight_decay_rate",
+    "layerwise_lr_decay",
+    "precision",
+    "seed",
+)
 
 
 class FineTuningRun(TrainingRun):
@@ -42,6 +60,13 @@ class FineTuningRun(TrainingRun):
     # Of a task: what a sequence is called, and the file beside the checkpoints that records the settings.
     _sequences_title = "sequences"
     _config_name = "config.json"
+    # For the model card: the program, and this task's settings.
+    _program = ""
+    _card_settings: tuple[str, ...] = ()
+
+    @abc.abstractmethod
+    def _card_facts(self) -> tuple[str, str, tuple[str, ...], list[ReadFile]]:
+        """For the model card: the task, what the network does, its labels, and the files that were read."""
 
     def __init__(
         self,
@@ -129,6 +154,35 @@ class FineTuningRun(TrainingRun):
         )
         self._log_end(meter, stop)
         return stop.exit_code
+
+    def add_metrics_to_card(self, metrics: Mapping[str, float]) -> None:
+        """Say in the model card of the export what the run has scored; on worker 0."""
+        path = Path(self._config.model_folder) / weight_conversion.MODEL_CARD_NAME
+        files.write_text(path, self._card(metrics))
+
+    def _card(self, metrics: Mapping[str, float] | None = None) -> str:
+        """The model card of the network as it is now."""
+        config, shape = self._config, self._shape
+        settings = {name: getattr(config, name) for name in _CARD_SETTINGS}
+        settings |= {name: getattr(config, name) for name in self._card_settings}
+        settings |= {"workers": shape.workers, f"{self._sequences_title}_per_update": shape.global_batch_size}
+        title, use, labels, read = self._card_facts()
+        return finetuned_card.render(
+            FineTuned(
+                task=title,
+                program=self._program,
+                source=self._source.source,
+                config=self._source.config,
+                tensors=arrays(self._variables),
+                read=read,
+                updates=self.done,
+                settings=settings,
+                metrics=metrics or {},
+                use=use,
+                licence=config.license,
+                labels=labels,
+            )
+        )
 
     def _flops(self, data: UpdateData) -> int:
         """Of the encoder; the head's are a hundredth of it at most."""

@@ -84,6 +84,7 @@ class GlueInputs:
 
     Attributes:
         task: with its labels known, but for regression.
+        training_file: where `training` comes from.
     """
 
     model: PretrainedModel
@@ -92,6 +93,7 @@ class GlueInputs:
     training: LabelledFeatures | None
     evaluation: list[DataSet]
     test: list[DataSet]
+    training_file: DataFile | None
 
     @property
     def has_head(self) -> bool:
@@ -131,10 +133,10 @@ def open_inputs(config: GlueConfig) -> GlueInputs:
     def features(file: DataFile, which: str) -> LabelledFeatures:
         return _features(config, task, model, file, which)
 
-    training, scale = None, LabelScale()
+    training, training_file, scale = None, None, LabelScale()
     if config.do_train:
-        (file,) = data["train"]
-        training = features(file, "train")
+        (training_file,) = data["train"]
+        training = features(training_file, "train")
         if task.kind == REGRESSION:
             scale = LabelScale.of(training.labels)
             training.labels = np.float32((training.labels - scale.mean) / scale.deviation)
@@ -147,6 +149,7 @@ def open_inputs(config: GlueConfig) -> GlueInputs:
         training,
         [DataSet(file, features(file, "eval")) for file in data["eval"]],
         [DataSet(file, features(file, "test")) for file in data["test"]],
+        training_file,
     )
 
 

@@ -20,6 +20,7 @@ from batching import BatchShape
 from classification import SequenceModel, TokenModel
 from device import set_up_training
 from electra_weights import CLASSIFIER
+from finetuned_card import ReadFile
 from finetuning_inputs import Start
 from finetuning_run import FineTuningRun
 from glue_configuration import GlueConfig
@@ -83,6 +84,8 @@ def _run_one(
         if config.do_train and workers.is_main:
             glue.export()
         scores = glue.finish()
+        if scores and config.do_train and workers.is_main:
+            glue.add_metrics_to_card(scores)
     glue.close()
     return code, scores
 
@@ -93,6 +96,8 @@ class GlueRun(FineTuningRun):
     _units = GLUE_UNITS
     _sequences_title = "examples"
     _config_name = "glue_config.json"
+    _program = "run_tf_glue.py"
+    _card_settings = ("both_orders",)
 
     def __init__(self, config: GlueConfig, inputs: GlueInputs, workers: Workers):
         self._inputs, self._task, self._scale = inputs, inputs.task, inputs.scale
@@ -157,8 +162,24 @@ class GlueRun(FineTuningRun):
             self._vocabulary,
             self._task.labels or ("score",),
             problem_type,
+            self._card(),
         )
         print(f"wrote {self._config.model_folder}")
+
+    def _card_facts(self) -> tuple[str, str, tuple[str, ...], list[ReadFile]]:
+        task, inputs = self._task, self._inputs
+        what = {REGRESSION: "To give texts a number", TAGGING: "To label the words of sentences"}
+        use = what.get(task.kind, "To label texts") + ", as the training data do."
+        sets = [("training", inputs.training_file, len(inputs.training))]
+        sets += [("evaluation", data.file, len(data.features)) for data in inputs.evaluation]
+        read = [
+            ReadFile(
+                purpose, path, f"{count:,} examples" + (" in all its files" if len(file.paths) > 1 else "")
+            )
+            for purpose, file, count in sets
+            for path in file.paths
+        ]
+        return task.name, use, task.labels or (), read
 
     # -------------------------------------------------------------------------------------- predictions
 

@@ -5,13 +5,15 @@ that it is not. Nothing in it depends on when it is written.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import checkpointing
 import files
+from architecture import ElectraConfig
 from command_line import UsageError
 from configuration import PretrainingConfig
-from electra_weights import DISCRIMINATOR_HEAD
+from electra_weights import DISCRIMINATOR_HEAD, Tensors
 from markdown_text import code, plain, table
 from pretrained_models import PretrainedModel
 from run_log import Phase, RunLog, read_run
@@ -64,15 +66,19 @@ def render(checkpoint: Path, network: PretrainedModel, licence: str) -> str:
     settings = state["config"]
     kind = "generator" if network.is_masked_lm else "discriminator"
     sections = [
-        _front_matter(network, licence),
+        front_matter(
+            licence,
+            "fill-mask" if network.is_masked_lm else "",
+            ["fill-mask" if network.is_masked_lm else "replaced-token-detection"],
+        ),
         f"# {plain(str(settings.get('model_name', 'ELECTRA')))}: ELECTRA {kind}",
         _introduction(network, state),
-        _architecture(network),
+        architecture_table(network.config, network.tensors),
         _data(run, state),
         _training(run, state),
         _held_out(run, state, network),
         _use(network),
-        f"## Licence\n\n{_licence(licence)}",
+        licence_note(licence, "The licences of the training text are listed above."),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -85,12 +91,12 @@ def _run_of(checkpoint: Path) -> RunLog | None:
         return None
 
 
-def _front_matter(network: PretrainedModel, licence: str) -> str:
+def front_matter(licence: str, pipeline_tag: str, tags: Sequence[str]) -> str:
+    """What the hub reads of a card; "" for a network that none of its pipelines runs."""
     lines = ["---", f"license: {licence}", "library_name: transformers"]
-    if network.is_masked_lm:
-        lines.append("pipeline_tag: fill-mask")
-    lines += ["tags:", "- electra", "- fill-mask" if network.is_masked_lm else "- replaced-token-detection"]
-    return "\n".join([*lines, "---"])
+    if pipeline_tag:
+        lines.append(f"pipeline_tag: {pipeline_tag}")
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in ("electra", *tags)), "---"])
 
 
 def _introduction(network: PretrainedModel, state: dict) -> str:
@@ -98,10 +104,13 @@ def _introduction(network: PretrainedModel, state: dict) -> str:
         what = "A masked language model: the small network that proposed replacements in ELECTRA's training."
     else:
         what = "The network that ELECTRA's pre-training is for: an encoder, to be fine-tuned on a task."
-    name = architecture_name(network.tensors)
-    return f"""{what} From update {state["step"]:,} of phase {state["phase"]}.
+    loading = how_to_load(architecture_name(network.tensors))
+    return f"{what} From update {state['step']:,} of phase {state['phase']}.\n\n{loading}"
 
-```python
+
+def how_to_load(name: str) -> str:
+    """The lines that load a folder in Hugging Face transformers as the class of this name."""
+    return f"""```python
 from transformers import AutoTokenizer, {name}
 
 model = {name}.from_pretrained("this folder")
@@ -109,9 +118,10 @@ tokenizer = AutoTokenizer.from_pretrained("this folder")
 ```"""
 
 
-def _architecture(network: PretrainedModel) -> str:
-    rows = [(code(name), code(str(value))) for name, value in dataclasses.asdict(network.config).items()]
-    count = sum(tensor.size for tensor in network.tensors.values())
+def architecture_table(config: ElectraConfig, tensors: Tensors) -> str:
+    """The sizes of a network, and how many parameters it has."""
+    rows = [(code(name), code(str(value))) for name, value in dataclasses.asdict(config).items()]
+    count = sum(tensor.size for tensor in tensors.values())
     return f"## Architecture\n\n{count:,} parameters.\n\n{table(('setting', 'value'), rows)}"
 
 
@@ -182,7 +192,8 @@ It was trained on text alone, whose mistakes and prejudices it may repeat; what 
 truth, and no evaluation of either is part of this card."""
 
 
-def _licence(licence: str) -> str:
+def licence_note(licence: str, of_data: str) -> str:
+    """The section on the licence; `of_data` says where those of the data are found."""
     if licence == "unknown":
-        return "Not stated. The export takes it from `--license`."
-    return f"`{licence}`. The licences of the training text are listed above."
+        return "## Licence\n\nNot stated. The export takes it from `--license`."
+    return f"## Licence\n\n`{licence}`. {of_data}"

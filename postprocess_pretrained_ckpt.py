@@ -14,7 +14,7 @@ import model_card
 import pretrained_models
 import weight_conversion
 from command_line import UsageError, parse, run_program
-from configuration import ExportConfig
+from conversion_configuration import ExportConfig
 from pretrained_models import NETWORKS
 
 

@@ -32,6 +32,8 @@ class Answer:
         null_odds: how much more likely no answer is than the best one, a logit; None unless questions may
             have no answer.
         n_best: as in nbest_predictions.json.
+        spans: where each of them stands in the context, [first character, the one after its last]; [0, 0]
+            for no answer.
     """
 
     id: str | int
@@ -39,6 +41,7 @@ class Answer:
     probability: float
     null_odds: float | None
     n_best: list[dict[str, str | float]]
+    spans: list[list[int]]
 
     def as_json(self) -> dict:
         """The same as an object of JSON, with the text under "answer"."""
@@ -140,4 +143,4 @@ def load_answering_model(inputs: AnsweringInputs) -> QuestionAnsweringModel:
 def _answer(question_id: str | int, decoded: Decoded) -> Answer:
     text = decoded.prediction
     probability = next(entry["probability"] for entry in decoded.n_best if entry["text"] == text)
-    return Answer(question_id, text, probability, decoded.null_odds, decoded.n_best)
+    return Answer(question_id, text, probability, decoded.null_odds, decoded.n_best, decoded.spans)

@@ -1,12 +1,10 @@
 """Runs -> one HTML page with their health, curves, held-out figures, settings, data and checkpoints.
 
-The page needs no network and no other file: its style sheet (report_page.css) and its script (report_page.js)
-are inside, and its content policy lets nothing else in. Whatever comes from a log is escaped.
+The page needs no network and no other file (web_page.py): its style sheet (report_page.css) and its script
+(report_page.js) are inside. Whatever comes from a log is escaped.
 """
 
-import base64
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import reference_curve
 import run_health
 import svg_chart
+import web_page
 from configuration import PretrainingConfig
 from health_finding import Finding
 from held_out_table import table as held_out_table
@@ -21,7 +20,6 @@ from run_curves import Chart, charts
 from run_log import RunLog
 from telemetry import duration
 
-_ASSETS = Path(__file__).parent
 # Facts that a run records beside its settings.
 _FACTS = ("workers", "sequences_per_update", "training_examples", "unigram_entropy")
 _VERDICTS = {True: ("healthy", "✓"), False: ("unhealthy", "✗"), None: ("faint", "-")}
@@ -29,9 +27,7 @@ _VERDICTS = {True: ("healthy", "✓"), False: ("unhealthy", "✗"), None: ("fain
 
 def render(runs: Sequence[RunLog], refresh_seconds: int = 0) -> str:
     """The page; under --watch it loads itself anew every `refresh_seconds`."""
-    style = (_ASSETS / "report_page.css").read_text(encoding="utf-8")
-    script = (_ASSETS / "report_page.js").read_text(encoding="utf-8")
-    title = escape(", ".join(run.name for run in runs))
+    title = ", ".join(run.name for run in runs)
     refresh = f'<meta http-equiv="refresh" content="{refresh_seconds}">' if refresh_seconds else ""
     sections = [
         *(_verdict(run) for run in runs),
@@ -42,31 +38,17 @@ def render(runs: Sequence[RunLog], refresh_seconds: int = 0) -> str:
         _environment(runs),
         _checkpoints(runs),
     ]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:;
- style-src '{_hash(style)}'; script-src '{_hash(script)}'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-{refresh}
-<title>{title}: training report</title>
-<style>{style}</style>
-</head>
-<body>
-<header><h1>{title}</h1></header>
+    body = f"""<header><h1>{escape(title)}</h1></header>
 <main>
 {chr(10).join(filter(None, sections))}
-</main>
-<script>{script}</script>
-</body>
-</html>
-"""
-
-
-def _hash(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
+</main>"""
+    return web_page.render(
+        f"{title}: training report",
+        body,
+        styles=("report_page.css",),
+        scripts=("report_page.js",),
+        head=refresh,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ verdict

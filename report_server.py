@@ -4,10 +4,7 @@ import http.server
 from collections.abc import Callable
 
 from command_line import RunFailure, UsageError
-
-ADDRESS = "127.0.0.1"
-# A browser that another site has led here under a name of its own sends that name (DNS rebinding).
-_HOSTS = (ADDRESS, "localhost")
+from web_page import LOOPBACK, is_own_name
 
 
 class PageServer(http.server.ThreadingHTTPServer):
@@ -25,13 +22,13 @@ class PageServer(http.server.ThreadingHTTPServer):
     def __init__(self, make_page: Callable[[], str], port: int):
         self.make_page = make_page
         try:
-            super().__init__((ADDRESS, port), _Handler)
+            super().__init__((LOOPBACK, port), _Handler)
         except OSError as error:
             raise UsageError(f"--port {port}: {error.strerror}") from None
 
     @property
     def url(self) -> str:
-        return f"http://{ADDRESS}:{self.server_port}/"
+        return f"http://{LOOPBACK}:{self.server_port}/"
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -39,7 +36,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self):
-        if self.headers.get("Host", "").rpartition(":")[0] not in _HOSTS:
+        if not is_own_name(self.headers.get("Host", ""), LOOPBACK):
             self.send_error(403)
         elif self.path != "/":
             self.send_error(404)

@@ -1,25 +1,31 @@
-"""Ask a fine-tuned model questions about a text.
+"""Ask a fine-tuned model questions about a text, or a discriminator which of its tokens look replaced.
 
     python run_inference.py --electra_model squad/model --question "Who wrote it?" --context_file text.txt
     python run_inference.py --electra_model squad/model --context_file text.txt
     python run_inference.py --electra_model squad/model --input questions.jsonl --output answers.jsonl
+    python run_inference.py --electra_model exports/a/discriminator --context "A cat barked at us."
+    python run_inference.py --electra_model MODEL --serve
 
 The second asks for questions until an empty line, and keeps the text; the third answers a file of any length.
+The last serves a page for either kind of model on this machine (docs/demo.md).
 """
 
 import contextlib
+import functools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
-from answering_inputs import make_question, open_answering
+from answering_inputs import load_named, make_question, open_answering
 from command_line import UsageError, parse, run_program
+from detection_inputs import open_detection, tells_tokens_apart
 from device import set_up_device
+from pretrained_models import PretrainedModel
 from squad_configuration import InferenceConfig
 
 _TABLE_ROWS = 5
@@ -36,20 +42,81 @@ def main() -> int:
         context = _read_context(config.context_file, "--context_file ")
     if config.input:
         _check_files(config, context)
-    inputs = open_answering(config)
-    # TensorFlow is loaded only when the flags are known to be good.
+    server = _server() if config.serve else None
+    sockets = server.bind(config) if config.serve else []
+    model = load_named(config)
+    run = _detect if tells_tokens_apart(model) else _answer
+    run(config, context, model, server and functools.partial(server.serve, config, sockets))
+    return 0
+
+
+def _server():
+    """demo_server.py, where the package that it is built on is installed."""
+    try:
+        import demo_server
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "tornado":
+            raise
+        raise UsageError("--serve: needs the package tornado (bash scripts/install.sh)") from None
+    return demo_server
+
+
+def _set_up(config: InferenceConfig) -> dict:
+    """Load TensorFlow, now that the flags are known to be good; returns how a network is to compute."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     set_up_device(config.precision, deterministic=False, seed=0)
+    return {"batch_size": config.batch_size, "jit_compile": config.xla}
+
+
+def _answer(config: InferenceConfig, context: str, model: PretrainedModel, serve: Callable | None) -> None:
+    config.check_answers()
+    inputs = open_answering(config, model)
+    computing = _set_up(config)
     import question_answerer
 
-    answerer = question_answerer.Answerer(inputs, batch_size=config.batch_size, jit_compile=config.xla)
-    if config.input:
+    answerer = question_answerer.Answerer(inputs, **computing)
+    if serve is not None:
+        serve(model, context, answerer=answerer)
+    elif config.input:
         _answer_file(config, context, answerer)
     elif config.question:
         print(_shown(answerer.answer(config.question, context), config.json))
     else:
         _answer_prompts(config, context, answerer)
-    return 0
+
+
+def _detect(config: InferenceConfig, context: str, model: PretrainedModel, serve: Callable | None) -> None:
+    config.check_detects()
+    inputs = open_detection(config, model)
+    computing = _set_up(config)
+    import replaced_tokens
+
+    detector = replaced_tokens.TokenDetector(inputs, alternatives=config.alternatives, **computing)
+    if serve is not None:
+        serve(model, context, detector=detector)
+    else:
+        _print_tokens(config, context, detector)
+
+
+# --------------------------------------------------------------------------------------------------- tokens
+
+
+def _print_tokens(config: InferenceConfig, context: str, detector) -> None:
+    """A line for each token: how probably it was replaced, itself, what the generator would put there."""
+    tokens = detector.tokens(context)
+    alternatives = [None] * len(tokens)
+    if detector.has_generator:
+        alternatives = detector.alternatives(context, range(len(tokens)))
+    for token, others in zip(tokens, alternatives, strict=True):
+        if config.json:
+            entry = {"token": token.piece, "begin": token.begin, "end": token.end}
+            entry |= {"probability": token.probability}
+            entry |= {} if others is None else {"alternatives": others.as_json()}
+            print(json.dumps(entry, ensure_ascii=False))
+        else:
+            mark = "*" if token.probability >= 0.5 else " "
+            best = "" if others is None else "  ".join(f"{piece} {share:.4f}" for piece, share in others.best)
+            print(f"{token.probability:.4f} {mark} {token.piece:<20} {best}".rstrip())
 
 
 # ---------------------------------------------------------------------------------------------------- files

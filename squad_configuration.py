@@ -211,7 +211,26 @@ class InferenceConfig(AnsweringConfig):
     output: str = option(
         "", "file for the answers to --input, a JSON line each; default standard output", group="questions"
     )
-    json: bool = option(False, "print each answer as a JSON object in one line", group="questions")
+    json: bool = option(
+        False, "print each answer, or each token, as a JSON object in one line", group="questions"
+    )
+
+    # --- replaced tokens ---
+    generator_model: str = option(
+        "",
+        "masked language model whose alternatives are shown; default for --serve the one that lies beside "
+        "the discriminator or in the same run",
+        group="replaced tokens",
+    )
+    alternatives: int = option(5, "alternatives for each token", group="replaced tokens")
+
+    # --- page ---
+    serve: bool = option(False, "serve a page to ask on, until Ctrl-C", group="page")
+    host: str = option(
+        "127.0.0.1", "address to serve on; another one lets others ask, without a password", group="page"
+    )
+    port: int = option(8009, "port to serve on; 0 takes a free one", group="page")
+    max_characters: int = option(20_000, "the longest text that the page takes", group="page")
 
     # --- device ---
     batch_size: int = option(8, "windows computed together", group="device")
@@ -238,6 +257,34 @@ class InferenceConfig(AnsweringConfig):
         require(
             has_context or not self.question, "question", self.question, "needs --context or --context_file"
         )
+        for name in ("alternatives", "max_characters"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require(0 <= self.port < 65536, "port", self.port, "must be between 0 and 65535")
+        if self.serve:
+            for name in ("question", "input", "json"):
+                value = getattr(self, name)
+                require(not value, name, value, "is not for --serve")
+
+    def check_detects(self) -> None:
+        """See that the flags fit a discriminator, which answers no questions.
+
+        Raises:
+            UsageError: one of them does not.
+        """
+        for name in ("question", "input"):
+            value = getattr(self, name)
+            require(not value, name, value, "needs a model that is fine-tuned with run_tf_squad.py")
+        has_context = self.context or self.context_file or self.serve
+        require(bool(has_context), "context", "(none)", "the text to examine; or --context_file, or --serve")
+
+    def check_answers(self) -> None:
+        """See that the flags fit a model that answers questions.
+
+        Raises:
+            UsageError: one of them does not.
+        """
+        value = self.generator_model
+        require(not value, "generator_model", value, "goes with a discriminator from pre-training")
 
 
 @dataclass(kw_only=True)

@@ -94,11 +94,14 @@ class Decoded:
         n_best: the best distinct texts, best first, each a dictionary of text, probability, start_logit and
             end_logit; in version 2 the empty text is among them.
         null_odds: how much more likely no answer is than the best one, a logit; None outside version 2.
+        spans: where each of the n-best texts stands, [first character, the one after its last]; [0, 0] for
+            the empty text.
     """
 
     prediction: str
     n_best: list[dict[str, str | float]]
     null_odds: float | None
+    spans: list[list[int]]
 
 
 # Token spans of one window: first token, last token and the logits of both, arrays of equal length.
@@ -124,7 +127,7 @@ def decode(
     answers = rank_answers(context, windows, outputs, rule)
     best = answers[0] if answers else Candidate("", 0, 0, 0.0, 0.0, 0.0)
     if not rule.version_2:
-        return Decoded(best.text, _n_best(answers or [best]), None)
+        return _decoded(best.text, answers or [best], None)
     # The empty text takes the place of the last one, but never that of the only one.
     answers = answers[: max(1, rule.n_best_size - 1)]
     if rule.joint_head:
@@ -137,7 +140,7 @@ def decode(
     is_null = null_odds > rule.null_score_diff_threshold
     # A stable sort: on equal scores the text stays before the empty one, as the threshold 0 decides it.
     ranking = sorted([*answers, null], key=lambda candidate: -candidate.score)
-    return Decoded("" if is_null else best.text, _n_best(ranking), null_odds)
+    return _decoded("" if is_null else best.text, ranking, null_odds)
 
 
 def rank_answers(
@@ -231,6 +234,11 @@ def _highest(logits: np.ndarray, is_allowed: np.ndarray, limit: int | None) -> n
 def _plain_null(output: PlainOutput) -> Candidate:
     start_logit, end_logit = _finite(output.start_logits[0]), _finite(output.end_logits[0])
     return Candidate("", 0, 0, start_logit, end_logit, start_logit + end_logit)
+
+
+def _decoded(prediction: str, ranking: list[Candidate], null_odds: float | None) -> Decoded:
+    spans = [[candidate.start, candidate.end] for candidate in ranking]
+    return Decoded(prediction, _n_best(ranking), null_odds, spans)
 
 
 def _n_best(candidates: list[Candidate]) -> list[dict[str, str | float]]:

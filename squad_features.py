@@ -26,6 +26,7 @@ from tqdm import tqdm
 import files
 from array_folder import ArrayFolder, ArrayWriters
 from command_line import UsageError, require
+from sliding_windows import shown_best, window_places
 from squad_data import FAULT_NO_TOKEN, FAULTS, NO_FAULT, Question, answer_fault, iterate_questions
 from tokenization import Vocabulary, build_tokenizer
 
@@ -96,10 +97,7 @@ class FeatureRule:
     def windows(self, question_tokens: int, context_tokens: int) -> list[tuple[int, int]]:
         """(first context token, number of context tokens) of each window; an empty context has one."""
         room = self.max_seq_length - question_tokens - 3
-        stride = min(self.doc_stride, room)
-        beyond_first = max(0, context_tokens - room)
-        firsts = range(0, beyond_first + stride, stride)
-        return [(first, min(room, context_tokens - first)) for first in firsts]
+        return window_places(context_tokens, room, min(self.doc_stride, room))
 
 
 class Features:
@@ -209,20 +207,14 @@ class Features:
         return spans
 
     def best_context(self, window: int) -> np.ndarray:
-        """Whether this is the window that shows each context token in most context: bool [length].
-
-        BERT's measure: the lesser of the tokens to the left and to the right, + .01 * tokens of the piece,
-        which is computed in hundredths here; of equal windows the first.
-        """
+        """Whether this is the window that shows each context token in most context: bool [length]."""
         others = self.windows_of(int(self.question_of[window]))
-        firsts = self._arrays["first_tokens"][others.start : others.stop, None]
-        counts = self._arrays["token_counts"][others.start : others.stop, None]
-        own = window - others.start
-        places = firsts[own] + np.arange(counts[own, 0])
-        left, right = places - firsts, firsts + counts - 1 - places
-        scores = np.where((left >= 0) & (right >= 0), 100 * np.minimum(left, right) + counts, -1)
+        firsts, counts = (
+            self._arrays[name][others.start : others.stop] for name in ("first_tokens", "token_counts")
+        )
+        shown = shown_best(firsts, counts, window - others.start)
         best = np.zeros(self.lengths[window], bool)
-        best[len(best) - 1 - len(places) : -1] = scores.argmax(axis=0) == own
+        best[len(best) - 1 - len(shown) : -1] = shown
         return best
 
     def release_memory(self) -> None:

@@ -14,6 +14,7 @@ import weight_conversion
 from batching import BatchShape
 from command_line import RunFailure
 from device import set_up_training
+from finetuned_card import ReadFile
 from finetuning_inputs import Start
 from finetuning_run import FineTuningRun
 from length_batches import TrainingOrder, bucket_lengths
@@ -46,8 +47,9 @@ def run(config: SquadConfig, inputs: SquadInputs, start: Start, workers: Workers
     if code == 0 and squad.is_complete:
         if config.do_train and workers.is_main:
             squad.export()
-        if config.do_predict:
-            squad.finish()
+        scores = squad.finish() if config.do_predict else {}
+        if scores and config.do_train:
+            squad.add_metrics_to_card(scores)
     squad.close()
     return code
 
@@ -58,6 +60,8 @@ class SquadRun(FineTuningRun):
     _units = SQUAD_UNITS
     _sequences_title = "windows"
     _config_name = "squad_config.json"
+    _program = "run_tf_squad.py"
+    _card_settings = ("doc_stride", "max_query_length", "max_answer_length", "joint_head", "max_questions")
 
     def __init__(self, config: SquadConfig, inputs: SquadInputs, workers: Workers):
         self._inputs = inputs
@@ -117,8 +121,24 @@ class SquadRun(FineTuningRun):
                 "variant": head.variant,
                 "version_2_with_negative": config.version_2_with_negative,
             },
+            self._card(),
         )
         print(f"wrote {self._config.model_folder}")
+
+    def _card_facts(self) -> tuple[str, str, tuple[str, ...], list[ReadFile]]:
+        config, inputs = self._config, self._inputs
+        version = "2.0" if config.version_2_with_negative else "1.1"
+        use = "To answer questions about a text with a piece of it."
+        if config.version_2_with_negative:
+            use += " It may say that the text holds no answer."
+        counts = f"{inputs.training.num_questions:,} questions, {len(inputs.training):,} windows"
+        if inputs.training.num_unusable:
+            counts += f"; {inputs.training.num_unusable:,} questions could not be trained on"
+        read = [ReadFile("training", config.data_file("train"), counts)]
+        if inputs.prediction is not None:
+            counts = f"{inputs.prediction.num_questions:,} questions, {len(inputs.prediction):,} windows"
+            read.append(ReadFile("evaluation", config.data_file("dev"), counts))
+        return f"SQuAD {version}", use, (), read
 
     # ------------------------------------------------------------------------------------------ answers
 
@@ -136,8 +156,12 @@ class SquadRun(FineTuningRun):
         tqdm.write(f"{when}exact match {exact:.3f}, F1 {scores['f1']:.3f}")
         return scores
 
-    def finish(self) -> None:
-        """The last answers, their scores and the speed, as files, in the log and in NVIDIA's lines."""
+    def finish(self) -> dict[str, float]:
+        """The last answers, their scores and the speed, as files, in the log and in NVIDIA's lines.
+
+        Returns:
+            The scores, on worker 0; {} without --do_eval.
+        """
         if not self._config.do_train:
             self.log_parameters()
         started = time.time()
@@ -160,6 +184,7 @@ class SquadRun(FineTuningRun):
             print(
                 "**RESULTS SUMMARY** " + ", ".join(f"{name}: {value:.4g}" for name, value in scores.items())
             )
+        return scores
 
     def _predict(self, folder: Path) -> None:
         """All workers answer; worker 0 writes."""

@@ -135,12 +135,14 @@ def write_question_answering(
     model: Mapping[str, np.ndarray],
     vocabulary: Vocabulary,
     head_settings: dict,
+    model_card: str = "",
 ) -> None:
     """Write a fine-tuned encoder with its span head: the plain one as Hugging Face's, the joint one as ours.
 
     Args:
         model: variables by our names, electra/… and qa_outputs/… or squad_head/….
         head_settings: kept in config.json under `squad_head`.
+        model_card: text of README.md.
 
     Raises:
         UsageError: the folder holds something, and no export.
@@ -152,6 +154,7 @@ def write_question_answering(
         electra_weights.to_huggingface(model),
         vocabulary,
         head_settings={"squad_head": head_settings},
+        model_card=model_card,
     )
 
 
@@ -162,6 +165,7 @@ def write_classifier(
     vocabulary: Vocabulary,
     labels: Sequence[str],
     problem_type: str | None,
+    model_card: str = "",
 ) -> None:
     """Write a fine-tuned encoder that labels sequences or tokens, as Hugging Face's.
 
@@ -169,6 +173,7 @@ def write_classifier(
         model: variables by our names, electra/… and classifier/….
         labels: words in the order of the outputs.
         problem_type: Hugging Face's, single_label_classification or regression; None for tokens.
+        model_card: text of README.md.
 
     Raises:
         UsageError: the folder holds something, and no export.
@@ -186,6 +191,7 @@ def write_classifier(
         electra_weights.to_huggingface(model),
         vocabulary,
         head_settings=settings,
+        model_card=model_card,
     )
 
 
