@@ -17,7 +17,7 @@ from packing import PackedOrder, most_examples, pack, picks_in_row
 from pretraining_data import PretrainingData
 from tfrecords import CorruptShard, Shards, lengths_path
 from tokenization import SPECIAL_PIECES, Vocabulary
-from workers import ALONE
+from workers import ALONE, Workers
 
 LENGTH = 32
 VOCABULARY = Vocabulary((*SPECIAL_PIECES, *(f"w{number}" for number in range(200))))
@@ -372,6 +372,16 @@ def test_lengths_are_counted_once_and_kept_beside_the_shards(shards, monkeypatch
     assert lengths_of(shards).tolist() == truth.tolist()
     twice = Shards([*shards.paths, shards.paths[0]], flag="flag")
     assert lengths_of(twice).tolist() == [*truth, *truth[:120]]
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_each_worker_of_a_machine_counts_a_part_and_has_them_all(shards, rank):
+    """Two shards for three workers; the second shard's lengths are kept by another worker already."""
+    truth = lengths_of(shards).tolist()
+    lengths_path(shards.paths[0]).unlink()
+    workers = Workers(local_rank=rank, local_size=3)
+    assert example_lengths(shards, LENGTH, VOCABULARY.size, workers).tolist() == truth
+    assert lengths_path(shards.paths[0]).exists()
 
 
 @pytest.mark.parametrize("kept", [b"no array", b"other size"])
