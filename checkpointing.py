@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from safetensors import SafetensorError
@@ -161,13 +162,18 @@ def other_layout_batch(checkpoint: Checkpoint, workers: int, given: int) -> int:
     return layout["sequences"] * layout["accumulation_steps"] * layout["workers"]
 
 
-def check_meaning(checkpoint: Checkpoint, now: dict, *, allow_change: bool) -> None:
+def check_meaning(
+    checkpoint: Checkpoint, now: dict, *, allow_change: bool, before_recorded: Mapping = MappingProxyType({})
+) -> None:
     """See that a checkpoint's training is the one to go on with: settings that mean something, by name.
+
+    Args:
+        before_recorded: the values that settings had before checkpoints recorded them.
 
     Raises:
         UsageError: names those that differ, unless a change is allowed, which is then said.
     """
-    before = checkpoint.state["meaning"]
+    before = {**before_recorded, **checkpoint.state["meaning"]}
     differing = [name for name, value in now.items() if name in before and before[name] != value]
     if not differing:
         return

@@ -54,6 +54,9 @@ class PretrainingConfig:
         "shuffle blocks of so many neighbouring examples, for disks that read poorly at random",
         group="data",
     )
+    pack_sequences: bool = option(
+        False, "several short examples share a sequence, without seeing each other", group="data"
+    )
     skip_updates: str = option(
         "",
         "A-B[,C-D]: leave out the batches of these updates on a restart (after a loss spike)",

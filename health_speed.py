@@ -33,8 +33,9 @@ def padding(run: RunLog) -> Finding:
         rule,
         False,
         evidence,
-        "documents are shorter than the examples: build shards with a smaller --max_seq_length, or check "
-        "that blank lines stand between documents alone and not between paragraphs",
+        "documents are shorter than the examples: let several share a sequence (--pack_sequences), build "
+        "shards with a smaller --max_seq_length, or check that blank lines stand between documents alone and "
+        "not between paragraphs",
     )
 
 

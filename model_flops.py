@@ -16,19 +16,20 @@ _PASSES = 3
 
 
 def pretraining_flops(
-    config: PretrainingConfig, vocabulary_size: int, sequences: int, length: int
+    config: PretrainingConfig, vocabulary_size: int, sequences: int, length: int, picks: int | None = None
 ) -> dict[str, int]:
     """Operations of forward and backward pass of one micro-batch, by part.
 
     Args:
         sequences, length: the batch's shape; the length counts padding.
+        picks: places for picks in a sequence; those of an example by default.
 
     Returns:
         attention, feed_forward and embeddings of the discriminator's encoder, generator (its whole encoder),
         heads. With `untied_generator` off the discriminator's encoder runs twice.
     """
     tokens = sequences * length
-    picks = sequences * min(config.max_predictions(), length)
+    picks = sequences * (min(config.max_predictions(), length) if picks is None else picks)
     discriminator, generator = config.discriminator(vocabulary_size), config.generator(vocabulary_size)
     encoder = encoder_flops(discriminator, sequences, length)
     parts = {name: count // _PASSES for name, count in encoder.items()} | {"generator": 0, "heads": 0}

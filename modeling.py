@@ -17,7 +17,8 @@ import vocabulary_softmax
 from architecture import ElectraConfig
 from keyed_random import derive_key
 
-# Added to the attention scores of padding: far enough below any score, and finite in float16.
+# Added to the attention scores of padding and of other examples: far enough below any score, and finite in
+# float16.
 _PADDING_SCORE = -10000.0
 
 
@@ -56,12 +57,15 @@ class Embeddings(keras.layers.Layer):
         self._layer_norm.build((None, width))
         self._salt = _salt(self)
 
-    def call(self, input_ids, segment_ids, dropout_seed=None):
-        """input_ids, segment_ids: int [batch, length]. Returns [batch * length, embedding size]."""
-        length = _shape(input_ids)[1]
+    def call(self, input_ids, segment_ids, dropout_seed=None, position_ids=None):
+        """All ids: int [batch, length]; positions from 0 by default. Returns [batch * length, width]."""
         words = tf.gather(self.word_embeddings.value, input_ids)
         token_types = tf.gather(self.token_type_embeddings.value, segment_ids)
-        embeddings = words + self.position_embeddings.value[:length] + token_types
+        if position_ids is None:
+            positions = self.position_embeddings.value[: _shape(input_ids)[1]]
+        else:
+            positions = tf.gather(self.position_embeddings.value, position_ids)
+        embeddings = words + positions + token_types
         embeddings = tf.reshape(embeddings, [-1, self._config.embedding_size])
         embeddings = tf.cast(self._layer_norm(embeddings), self.compute_dtype)
         return dropout(embeddings, self._config.hidden_dropout_prob, dropout_seed, self._salt)
@@ -89,7 +93,7 @@ class SelfAttention(keras.layers.Layer):
         self._salt = _salt(self)
 
     def call(self, hidden, attention_bias, dropout_seed=None):
-        """hidden: [batch * length, hidden]; attention_bias: [batch, 1, 1, length]. Returns as `hidden`."""
+        """hidden: [batch * length, hidden]; attention_bias: [batch, 1, 1 or length, length]."""
         config = self._config
         batch, length = _shape(attention_bias)[0], _shape(attention_bias)[3]
         heads, head_size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
@@ -194,21 +198,37 @@ class Encoder(keras.layers.Layer):
             for layer in self._layers_of_encoder:
                 layer.build()
 
-    def call(self, input_ids, input_mask, segment_ids, dropout_seed=None):
+    def call(
+        self,
+        input_ids,
+        input_mask,
+        segment_ids,
+        dropout_seed=None,
+        position_ids=None,
+        example_numbers=None,
+    ):
         """Encode sequences.
 
         Args:
             input_ids, input_mask, segment_ids: int [batch, length]; the mask is 1 for tokens, 0 for padding.
             dropout_seed: int32 [2], or None for no dropout.
+            position_ids: int [batch, length], a token's place in its example; None counts from 0.
+            example_numbers: int [batch, length], where a sequence holds several examples: the number of a
+                token's example from 1, 0 for padding. Tokens see those of their own example alone.
 
         Returns:
             [batch * length, hidden size].
         """
-        hidden = self.embeddings(input_ids, segment_ids, dropout_seed)
+        hidden = self.embeddings(input_ids, segment_ids, dropout_seed, position_ids)
         if self._project is not None:
             hidden = self._project(hidden)
-        padding = 1 - tf.cast(input_mask, tf.float32)
-        attention_bias = tf.cast(padding[:, None, None, :] * _PADDING_SCORE, self.compute_dtype)
+        if example_numbers is None:
+            unseen = 1 - tf.cast(input_mask, tf.float32)[:, None, None, :]
+        else:
+            unseen = tf.cast(
+                example_numbers[:, None, :, None] != example_numbers[:, None, None, :], tf.float32
+            )
+        attention_bias = tf.cast(unseen * _PADDING_SCORE, self.compute_dtype)
         for layer in self._layers_of_encoder:
             hidden = layer(hidden, attention_bias, dropout_seed)
         return hidden

@@ -70,7 +70,7 @@ class PretrainingModel(keras.layers.Layer):
         """The loss of a micro-batch and its metric sums.
 
         Args:
-            batch: what masking.mask_batch returns, as tensors.
+            batch: what masking.mask_batch or packed_data.pack_batch returns, as tensors.
             normalizers: "picks" and "tokens", float32: how many the whole update has.
             dropout_seed: int32 [2], or None for no dropout.
 
@@ -95,7 +95,7 @@ class PretrainingModel(keras.layers.Layer):
         if self.discriminator_head is not None:
             samples = self._sample(batch, logits, probabilities)
             corrupted = _put_samples(batch, samples)
-            hidden = self.electra(corrupted, batch["input_mask"], batch["segment_ids"], dropout_seed)
+            hidden = self._encode(self.electra, corrupted, batch, dropout_seed)
             replaced = tf.reshape(tf.cast(corrupted != batch["input_ids"], tf.float32), [-1])
             token_weights = tf.reshape(tf.cast(batch["input_mask"], tf.float32), [-1])
             logits = self.discriminator_head(hidden)
@@ -108,14 +108,20 @@ class PretrainingModel(keras.layers.Layer):
 
     def _masked_lm_logits(self, batch, dropout_seed) -> tf.Tensor:
         """float32 [batch * picks, padded vocabulary]: the head sees the picked positions alone."""
-        hidden = self.masked_lm_encoder(
-            batch["masked_input_ids"],
+        # Another seed than the discriminator's, for the case that both are one encoder.
+        seed = None if dropout_seed is None else tf.bitwise.invert(dropout_seed)
+        hidden = self._encode(self.masked_lm_encoder, batch["masked_input_ids"], batch, seed)
+        return self.masked_lm_head.padded_logits(tf.gather(hidden, _flat_positions(batch)))
+
+    def _encode(self, encoder: Encoder, input_ids, batch, dropout_seed) -> tf.Tensor:
+        return encoder(
+            input_ids,
             batch["input_mask"],
             batch["segment_ids"],
-            # Another seed than the discriminator's, for the case that both are one encoder.
-            None if dropout_seed is None else tf.bitwise.invert(dropout_seed),
+            dropout_seed,
+            position_ids=batch.get("position_ids"),
+            example_numbers=batch.get("example_numbers"),
         )
-        return self.masked_lm_head.padded_logits(tf.gather(hidden, _flat_positions(batch)))
 
     def _sample(self, batch, logits: tf.Tensor | None, probabilities: tf.Tensor | None) -> tf.Tensor:
         """int32 [batch * picks]: a token for each pick."""
@@ -157,8 +163,10 @@ def _total(values: tf.Tensor) -> tf.Tensor:
 
 
 def _count_sums(batch) -> dict[str, tf.Tensor]:
+    # Packed sequences hold several examples each, and those are counted.
+    numbers = batch.get("example_numbers", batch["input_mask"])
     return {
-        "sequences": _total(tf.reduce_max(batch["input_mask"], axis=1)),
+        "sequences": _total(tf.reduce_max(numbers, axis=1)),
         "tokens": _total(batch["input_mask"]),
         "picks": _total(batch["masked_lm_weights"]),
     }

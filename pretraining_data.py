@@ -1,6 +1,7 @@
 """Shards -> the batches of pre-training and of its held-out evaluation, read, checked and masked."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,15 +56,27 @@ class PretrainingData:
             origin=lambda: self.describe(number),
         )
 
-    def examples(self, number: int) -> list[tuple[str, int]]:
-        """(shard, record) of each sequence of an update, in order."""
-        positions = np.concatenate(self._shape.positions(data_update(number, self._skipped)))
-        return [self._shards.locate(int(example)) for example in self._order(positions)]
+    @property
+    def examples_per_sequence(self) -> float:
+        """Examples in a sequence on average."""
+        return 1.0
+
+    def examples_seen(self, updates: int) -> int:
+        """How many examples the first `updates` updates read, on all workers."""
+        return updates * self._shape.global_batch_size
+
+    def examples(self, number: int) -> list[list[tuple[str, int]]]:
+        """(shard, record) of the examples in each sequence of an update, in order."""
+        sequences = np.concatenate(self._shape.positions(data_update(number, self._skipped)))
+        return [
+            [self._shards.locate(int(example)) for example in self._order(positions)]
+            for positions in self._example_positions(sequences)
+        ]
 
     def describe(self, number: int) -> str:
         """The shards and records of an update, in one line."""
         records: dict[str, list[int]] = {}
-        for shard, record in self.examples(number):
+        for shard, record in itertools.chain.from_iterable(self.examples(number)):
             records.setdefault(shard, []).append(record)
         return "; ".join(
             f"{shard} records {', '.join(map(str, sorted(numbers)))}" for shard, numbers in records.items()
@@ -72,6 +85,10 @@ class PretrainingData:
     def from_update(self, first: int) -> Iterator[UpdateData]:
         """Updates from `first` on, read ahead by one thread."""
         return prefetch(self.update, first)
+
+    def _example_positions(self, sequences: np.ndarray) -> Iterable[np.ndarray]:
+        """The positions of the examples in each of some sequences."""
+        return sequences[:, None]
 
     def _micro_batch(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         examples = read_examples(

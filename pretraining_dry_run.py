@@ -17,11 +17,10 @@ import machine_ceiling
 from batching import UpdateData
 from configuration import PretrainingConfig
 from device import set_up_training
-from model_flops import pretraining_flops
 from optimization import SCHEDULES
 from pretraining import PretrainingModel
 from pretraining_inputs import Inputs, Start, batch_arithmetic, batch_shape
-from pretraining_run import make_optimizer, training_data
+from pretraining_run import flops_of_batch, make_optimizer, training_data
 from telemetry import duration
 from training import Engine
 from workers import Workers
@@ -48,21 +47,24 @@ def dry_run(config: PretrainingConfig, inputs: Inputs, start: Start, workers: Wo
     return 0
 
 
-def what_looks_wrong(config: PretrainingConfig, sequences: int, examples: int, padding: float) -> list[str]:
+def what_looks_wrong(config: PretrainingConfig, sequences: int, epoch: float, padding: float) -> list[str]:
     """One line for each setting that is likely a mistake.
 
     Args:
-        sequences: of an update. examples: of an epoch. padding: its share of the tokens.
+        sequences: of an update. epoch: sequences of an epoch. padding: its share of the tokens.
     """
     found = []
     updates, warm_up = config.num_train_steps, config.num_warmup_steps
     if warm_up > updates / 2:
         found.append(f"--num_warmup_steps {warm_up}: more than half of the {updates} updates")
-    epochs = updates * sequences / examples
+    epochs = updates * sequences / epoch
     if epochs > _MOST_EPOCHS:
         found.append(f"--num_train_steps {updates}: {epochs:.1f} epochs, over {_MOST_EPOCHS}")
     if padding > _MOST_PADDING:
-        found.append(f"--max_seq_length {config.max_seq_length}: {padding:.0%} of the tokens are padding")
+        advice = "" if config.pack_sequences else " (--pack_sequences fills them)"
+        found.append(
+            f"--max_seq_length {config.max_seq_length}: {padding:.0%} of the tokens are padding{advice}"
+        )
     rate, batch = _RECIPES[config.optimizer][config.model_size]
     # Both optimizers' rates go with the root of the batch (You et al. 2020; Malladi et al. 2022).
     expected = rate * (sequences / batch) ** 0.5
@@ -96,15 +98,16 @@ def _report(
         workers=workers,
         float16_exchange=config.fp16_compression,
     )
-    data = training_data(config, inputs, workers, start.skipped_updates).update(start.step + 1)
+    training = training_data(config, inputs, workers, start.skipped_updates)
+    data = training.update(start.step + 1)
     tokens = shape.sequences * shape.accumulation_steps * length
     padding = 1 - data.tokens / tokens
     seconds = _seconds_of_update(config, engine, data)
     parameters = sum(int(tf.size(value)) for value in variables.values())
-    flops = shape.accumulation_steps * sum(pretraining_flops(config, size, shape.sequences, length).values())
+    flops = shape.accumulation_steps * sum(flops_of_batch(config, size, data.micro_batches[0]).values())
     updates = config.num_train_steps - start.step
     in_all = flops * shape.workers
-    lines = batch_arithmetic(config, shape, len(inputs.training))
+    lines = batch_arithmetic(config, shape, len(inputs.training), training.examples_per_sequence)
     lines += [
         f"tokens: {shape.global_batch_size * length * config.num_train_steps:,}, "
         f"{padding:.1%} of them padding (as in the next update)",
@@ -117,7 +120,9 @@ def _report(
         *_memory(4 * parameters, shape.accumulation_steps, _peak_memory() - before),
         *_disk(config, 3 * 4 * parameters),
     ]
-    return lines, what_looks_wrong(config, shape.global_batch_size, len(inputs.training), padding)
+    return lines, what_looks_wrong(
+        config, shape.global_batch_size, len(inputs.training) / training.examples_per_sequence, padding
+    )
 
 
 def _seconds_of_update(config: PretrainingConfig, engine: Engine, data: UpdateData) -> float:

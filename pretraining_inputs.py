@@ -19,12 +19,15 @@ from tfrecords import Shards
 from tokenization import Vocabulary, load_vocabulary
 from workers import Workers
 
+# What checkpoints from before a setting existed were made with.
+_BEFORE_RECORDED = {"pack_sequences": False}
 # Settings that change what is being trained or the order of what it sees. The learning rate, its schedule and
 # the number of updates are not among them: they may change on a restart.
 _MEANING = (
     "seed",
     "max_seq_length",
     "shuffle_block_size",
+    "pack_sequences",
     "mask_prob",
     "disc_weight",
     "gen_weight",
@@ -121,7 +124,9 @@ def find_start(config: PretrainingConfig, inputs: Inputs, workers: Workers) -> S
             kept = checkpointing.other_layout_batch(checkpoint, workers.size, config.global_batch_size)
             keep_global_batch_size(config, kept)
         now = meaning(config, inputs, workers, weights_only=new_phase)
-        checkpointing.check_meaning(checkpoint, now, allow_change=config.allow_config_change)
+        checkpointing.check_meaning(
+            checkpoint, now, allow_change=config.allow_config_change, before_recorded=_BEFORE_RECORDED
+        )
         skipped = _merge_skipped(config, None if new_phase else checkpoint)
         return [0 if new_phase else checkpoint.step, new_phase, skipped, kept]
 
@@ -162,15 +167,19 @@ def batch_shape(config: PretrainingConfig, workers: Workers) -> BatchShape:
     )
 
 
-def batch_arithmetic(config: PretrainingConfig, shape: BatchShape, examples: int) -> list[str]:
+def batch_arithmetic(
+    config: PretrainingConfig, shape: BatchShape, examples: int, examples_per_sequence: float
+) -> list[str]:
     """What an update and the whole training consist of, in two lines."""
     count = shape.global_batch_size
     total = count * config.num_train_steps
+    packed = f" of about {examples_per_sequence:.2f} examples" if config.pack_sequences else ""
     return [
         f"batch: {shape.sequences} per worker x {shape.accumulation_steps} accumulated x {shape.workers} "
         f"workers = {count:,} sequences, {count * config.max_seq_length:,} tokens an update",
-        f"phase {config.phase}: {config.num_train_steps:,} updates = {total:,} sequences = "
-        f"{total / examples:.2f} epochs of {examples:,} examples; {config.num_warmup_steps:,} of warm-up",
+        f"phase {config.phase}: {config.num_train_steps:,} updates = {total:,} sequences{packed} = "
+        f"{total * examples_per_sequence / examples:.2f} epochs of {examples:,} examples; "
+        f"{config.num_warmup_steps:,} of warm-up",
     ]
 
 

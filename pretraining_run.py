@@ -17,10 +17,12 @@ from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
 from device import set_up_training
+from example_lengths import example_lengths
 from example_parsing import example_length
 from masking import MaskingRule, describe_masked
 from model_flops import pretraining_flops
 from optimization import SCHEDULES, AdamW, Lamb, Optimizer
+from packed_data import PackedData
 from pretraining import PretrainingModel, held_out_metrics, metrics
 from pretraining_data import (
     HeldOutData,
@@ -77,11 +79,11 @@ def show_update(config: PretrainingConfig, inputs: Inputs, start: Start, workers
     number = 0
     for batch in update.micro_batches:
         for row in range(len(batch["input_ids"])):
-            shard, record = places[number]
+            place = " + ".join(f"{shard} record {record}" for shard, record in places[number])
             number += 1
             length = int(batch["input_mask"][row].sum())
             picks = int(batch["masked_lm_weights"][row].sum())
-            print(f"{number}. {shard} record {record}, {length} tokens, {picks} picks")
+            print(f"{number}. {place}, {length} tokens, {picks} picks")
             print(f"   {describe_masked(batch, row, inputs.vocabulary)}")
     return 0
 
@@ -159,6 +161,7 @@ class PretrainingRun(TrainingRun):
     def train(self, stop: StopSignal) -> int:
         """Run the loop to its end; returns the exit code."""
         config = self._config
+        self._data = training_data(config, self._inputs, self._workers, self._skipped)
         if self._workers.is_main:
             files.write_json(f"{config.checkpoints_folder}/pretrain_config.json", dataclasses.asdict(config))
         self.log_parameters()
@@ -170,9 +173,8 @@ class PretrainingRun(TrainingRun):
         schedule = SCHEDULES[config.lr_schedule](
             config.learning_rate, last, config.num_warmup_steps, config.lr_decay_power, config.end_lr
         )
-        updates = training_data(config, self._inputs, self._workers, self._skipped).from_update(self.done + 1)
         meter = self._run_loop(
-            updates,
+            self._data.from_update(self.done + 1),
             schedule,
             stop,
             last_update=last,
@@ -196,10 +198,7 @@ class PretrainingRun(TrainingRun):
 
     def _flops(self, data: UpdateData) -> int:
         size = self._inputs.vocabulary.size
-        return sum(
-            sum(pretraining_flops(self._config, size, *batch["input_ids"].shape).values())
-            for batch in data.micro_batches
-        )
+        return sum(sum(flops_of_batch(self._config, size, batch).values()) for batch in data.micro_batches)
 
     def _log_step(self, step: int) -> tuple[int, ...]:
         return (step,)
@@ -221,7 +220,7 @@ class PretrainingRun(TrainingRun):
         return facts
 
     def _epoch(self, step: int) -> float:
-        return step * self._shape.global_batch_size / len(self._inputs.training)
+        return self._data.examples_seen(step) / len(self._inputs.training)
 
     def _checkpoint_state(self) -> dict:
         config = self._config
@@ -236,7 +235,8 @@ class PretrainingRun(TrainingRun):
 
     def _print_arithmetic(self) -> None:
         config, shape = self._config, self._shape
-        print("\n".join(batch_arithmetic(config, shape, len(self._inputs.training))))
+        per_sequence = self._data.examples_per_sequence
+        print("\n".join(batch_arithmetic(config, shape, len(self._inputs.training), per_sequence)))
         if config.fp16_compression and shape.workers == 1:
             print("note: --fp16_compression has no effect with one worker, which sends no gradients")
 
@@ -296,17 +296,35 @@ def make_optimizer(config: PretrainingConfig, variables: dict[str, tf.Variable])
 def training_data(
     config: PretrainingConfig, inputs: Inputs, workers: Workers, skipped: list[tuple[int, int]]
 ) -> PretrainingData:
-    """The data of any update of this worker."""
-    return PretrainingData(
+    """The data of any update of this worker.
+
+    Raises:
+        CorruptShard: under --pack_sequences, a record that cannot be packed.
+    """
+    parts = (
         inputs.training,
         ExampleOrder(len(inputs.training), config.seed, config.shuffle_block_size),
         batch_shape(config, workers),
         MaskingRule.of(inputs.vocabulary, config.mask_prob, config.max_predictions()),
-        max_seq_length=config.max_seq_length,
-        vocabulary_size=inputs.vocabulary.size,
-        seed=config.seed,
-        skipped=skipped,
     )
+    settings = {
+        "max_seq_length": config.max_seq_length,
+        "vocabulary_size": inputs.vocabulary.size,
+        "seed": config.seed,
+        "skipped": skipped,
+    }
+    if not config.pack_sequences:
+        return PretrainingData(*parts, **settings)
+    lengths = example_lengths(inputs.training, config.max_seq_length, inputs.vocabulary.size, workers)
+    return PackedData(*parts, lengths, **settings)
+
+
+def flops_of_batch(
+    config: PretrainingConfig, vocabulary_size: int, batch: dict[str, np.ndarray]
+) -> dict[str, int]:
+    """`pretraining_flops` of a micro-batch's shapes."""
+    picks = batch["masked_lm_positions"].shape[1]
+    return pretraining_flops(config, vocabulary_size, *batch["input_ids"].shape, picks)
 
 
 def _unigram_log_probabilities(config: PretrainingConfig, inputs: Inputs) -> np.ndarray | None:

@@ -41,6 +41,7 @@ _CHECKSUM = struct.Struct("<I")
 _HEADER_BYTES = _LENGTH_AND_CHECKSUM.size
 _FRAME_BYTES = _HEADER_BYTES + _CHECKSUM.size
 _INDEX_PREFIX = "offsets."
+_LENGTHS_PREFIX = "lengths."
 _BESIDE_SHARDS = (
     MANIFEST_NAME,
     TOKEN_COUNTS_NAME,
@@ -142,6 +143,12 @@ def index_path(shard: str | Path) -> Path:
     """The offset index of a shard; its name keeps it out of globs such as pretrain_data*."""
     shard = Path(shard)
     return shard.with_name(f"{_INDEX_PREFIX}{shard.name}.npy")
+
+
+def lengths_path(shard: str | Path) -> Path:
+    """Where the tokens of each of a shard's examples are kept (example_lengths.py)."""
+    shard = Path(shard)
+    return shard.with_name(f"{_LENGTHS_PREFIX}{shard.name}.npy")
 
 
 def find_shards(patterns: str, flag: str) -> list[str]:
@@ -349,7 +356,8 @@ def _only_shards(names: list[str]) -> list[str]:
 
 def _is_shard(name: str) -> bool:
     base = Path(name).name
-    return Path(name).is_file() and base not in _BESIDE_SHARDS and not base.startswith(_INDEX_PREFIX)
+    is_beside = base in _BESIDE_SHARDS or base.startswith((_INDEX_PREFIX, _LENGTHS_PREFIX))
+    return Path(name).is_file() and not is_beside
 
 
 def _natural_order(name: str) -> list:

@@ -96,11 +96,13 @@ def test_names_in_the_environment_do_what_positionals_do(launch):
         "XLA": "xla",
         "PRECISION": "amp",
         "VOCAB_FILE": "v.txt",
+        "PACK_SEQUENCES_P2": "true",
     }
     done, (first, second) = launch(**environment)
     assert done.returncode == 0, done.stderr
     assert first["train_batch_size"] == "9" and "train_batch_size" not in second
     assert second["learning_rate"] == "1e-5" and "learning_rate" not in first
+    assert second["pack_sequences"] == "true" and "pack_sequences" not in first
     for flags in (first, second):
         assert flags["model_name"] == "mine" and flags["xla"] == "yes" and flags["precision"] == "amp"
         assert flags["vocab_file"] == "v.txt"

@@ -73,7 +73,7 @@ def test_normalizers_count_the_whole_update(shards, vocabulary):
 def test_an_epoch_reads_every_example_once(shards, vocabulary):
     count = len(shards)
     data = _data(shards, vocabulary, sequences=1, accumulation_steps=1)
-    seen = [data.examples(update)[0] for update in range(1, count + 1)]
+    seen = [data.examples(update)[0][0] for update in range(1, count + 1)]
     assert len(set(seen)) == count
 
 
@@ -90,7 +90,7 @@ def test_masks_of_a_sequence_change_from_epoch_to_epoch(shards, vocabulary):
 def test_describing_an_update_names_its_shards_and_records(shards, vocabulary):
     data = _data(shards, vocabulary, sequences=4, accumulation_steps=2)
     described = data.describe(3)
-    for shard, record in data.examples(3):
+    for ((shard, record),) in data.examples(3):
         assert shard in described and str(record) in described
 
 

@@ -1,0 +1,78 @@
+"""How many tokens each example of a set of shards has: counted once, and kept beside the shards.
+
+The counts of a shard `NAME` are `lengths.NAME.npy`: int64, one more entry than records, the last being the
+shard's size in bytes, so that counts of an older shard of that name are known for such.
+"""
+
+import contextlib
+
+import numpy as np
+from tqdm import tqdm
+
+import tfrecords
+from pretraining_data import read_examples
+from tfrecords import CorruptShard, Shards
+from workers import Workers
+
+_EXAMPLES_AT_ONCE = 1000
+
+
+def example_lengths(
+    shards: Shards, max_seq_length: int, vocabulary_size: int, workers: Workers
+) -> np.ndarray:
+    """Tokens of each example, padding not counted: unsigned integers [examples], in the order of the shards.
+
+    What is not there yet is counted by the workers of each machine, a part each. Where it cannot be kept (a
+    read-only folder) each worker counts on its own, in every run.
+
+    Raises:
+        CorruptShard: names the shard and record that is damaged, does not fit the run, or does not have its
+            tokens before its padding.
+    """
+    firsts = shards.first_examples()
+    paths = list(firsts)[workers.local_rank :: workers.local_size]
+
+    def count(paths: list[str]) -> dict[str, np.ndarray]:
+        missing = [path for path in paths if _kept(shards, path) is None]
+        return {
+            path: _count(shards, path, firsts[path], max_seq_length, vocabulary_size)
+            for path in tqdm(missing, desc="token counts", unit="shard", leave=False, disable=None)
+        }
+
+    counted = workers.agree(lambda: count(paths))
+    # The others' parts, which are there by now wherever they could be kept.
+    counted |= count([path for path in firsts if path not in counted])
+    lengths = {path: counted[path] if path in counted else _kept(shards, path) for path in firsts}
+    dtype = np.min_scalar_type(max_seq_length)
+    return np.concatenate([lengths[path].astype(dtype) for path in shards.paths if path in lengths])
+
+
+def _kept(shards: Shards, path: str) -> np.ndarray | None:
+    """A shard's counts as they were kept; None where there are none that fit it."""
+    records, size = shards.sizes[path]
+    with contextlib.suppress(OSError):
+        array = tfrecords.read_array(tfrecords.lengths_path(path), mmap_mode="r")
+        if array is not None and array.dtype == np.int64 and array.shape == (records + 1,):
+            return array[:-1] if array[-1] == size else None
+    return None
+
+
+def _count(shards: Shards, path: str, first: int, max_seq_length: int, vocabulary_size: int) -> np.ndarray:
+    records, size = shards.sizes[path]
+    parts = []
+    for begin in range(first, first + records, _EXAMPLES_AT_ONCE):
+        examples = np.arange(begin, min(begin + _EXAMPLES_AT_ONCE, first + records))
+        mask = read_examples(shards, examples, max_seq_length, vocabulary_size)["input_mask"]
+        counts = mask.sum(axis=1, dtype=np.int64)
+        wrong = (counts == 0) | ((mask > 0) != (np.arange(max_seq_length) < counts[:, None])).any(axis=1)
+        if wrong.any():
+            shard, record = shards.locate(int(examples[np.argmax(wrong)]))
+            raise CorruptShard(
+                f"--pack_sequences: record {record} of {shard} does not have its tokens before its padding"
+            )
+        parts.append(counts)
+    counts = np.concatenate(parts)
+    # The folder may be read-only; the next run then counts again.
+    with contextlib.suppress(OSError):
+        tfrecords.write_array(tfrecords.lengths_path(path), np.append(counts, size))
+    return counts
