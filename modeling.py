@@ -32,12 +32,14 @@ def dropout(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None, salt: int) -
     threshold = round(rate * 65536)
     if seed is None or threshold == 0:
         return inputs
-    count = tf.size(inputs)
-    seed = tf.stack([seed[0], tf.bitwise.bitwise_xor(seed[1], salt)])
-    words = tf.random.stateless_uniform([(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.uint32)
-    bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:count], tf.shape(inputs))
-    keep = tf.cast(bits >= tf.constant(threshold, tf.uint16), inputs.dtype)
-    return inputs * (keep * tf.cast(65536 / (65536 - threshold), inputs.dtype))
+    with tf.name_scope("dropout"):
+        count = tf.size(inputs)
+        seed = tf.stack([seed[0], tf.bitwise.bitwise_xor(seed[1], salt)])
+        half = [(count + 1) // 2]
+        words = tf.random.stateless_uniform(half, seed, minval=None, maxval=None, dtype=tf.uint32)
+        bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:count], tf.shape(inputs))
+        keep = tf.cast(bits >= tf.constant(threshold, tf.uint16), inputs.dtype)
+        return inputs * (keep * tf.cast(65536 / (65536 - threshold), inputs.dtype))
 
 
 def gelu(inputs: tf.Tensor) -> tf.Tensor:
@@ -155,9 +157,11 @@ class EncoderLayer(keras.layers.Layer):
         self.feed_forward_output.build()
 
     def call(self, hidden, attention_bias, dropout_seed=None):
-        context = self.self_attention(hidden, attention_bias, dropout_seed)
-        attended = self.attention_output(context, hidden, dropout_seed)
-        return self.feed_forward_output(gelu(self.intermediate(attended)), attended, dropout_seed)
+        with tf.name_scope("attention"):
+            context = self.self_attention(hidden, attention_bias, dropout_seed)
+            attended = self.attention_output(context, hidden, dropout_seed)
+        with tf.name_scope("feed_forward"):
+            return self.feed_forward_output(gelu(self.intermediate(attended)), attended, dropout_seed)
 
 
 class Encoder(keras.layers.Layer):

@@ -84,30 +84,35 @@ class PretrainingModel(keras.layers.Layer):
         """
         loss = tf.constant(0.0)
         total = _SumsOfEach(batch) if per_sequence else _SumsOfAll()
-        sums = _count_sums(batch, total)
+        with tf.name_scope("metrics"):
+            sums = _count_sums(batch, total)
         if self.masked_lm_head is not None:
             logits = self._masked_lm_logits(batch, dropout_seed)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                tf.reshape(batch["masked_lm_ids"], [-1]), logits
-            )
-            weights = tf.reshape(batch["masked_lm_weights"], [-1])
-            loss += (
-                self._config.gen_weight * tf.reduce_sum(weights * losses) / (normalizers["picks"] + _EPSILON)
-            )
-            sums |= _masked_lm_sums(batch, logits, losses, weights, total)
+            with tf.name_scope("losses"):
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                    tf.reshape(batch["masked_lm_ids"], [-1]), logits
+                )
+                weights = tf.reshape(batch["masked_lm_weights"], [-1])
+                pick_loss = tf.reduce_sum(weights * losses) / (normalizers["picks"] + _EPSILON)
+                loss += self._config.gen_weight * pick_loss
+            with tf.name_scope("metrics"):
+                sums |= _masked_lm_sums(batch, logits, losses, weights, total)
             logits = tf.stop_gradient(logits)
         if self.discriminator_head is not None:
-            samples = self._sample(batch, None if self.masked_lm_head is None else logits)
-            corrupted = _put_samples(batch, samples)
+            with tf.name_scope("sampling"):
+                samples = self._sample(batch, None if self.masked_lm_head is None else logits)
+                corrupted = _put_samples(batch, samples)
             hidden = self.electra(corrupted, batch["input_mask"], batch["segment_ids"], dropout_seed)
-            replaced = tf.reshape(tf.cast(corrupted != batch["input_ids"], tf.float32), [-1])
-            token_weights = tf.reshape(tf.cast(batch["input_mask"], tf.float32), [-1])
             logits = self.discriminator_head(hidden)
-            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=replaced, logits=logits)
-            token_loss = tf.reduce_sum(token_weights * losses) / (normalizers["tokens"] + _EPSILON)
-            loss += self._config.disc_weight * token_loss
-            sums |= _sample_sums(batch, samples, total)
-            sums |= _discriminator_sums(logits, losses, replaced, token_weights, total)
+            with tf.name_scope("losses"):
+                replaced = tf.reshape(tf.cast(corrupted != batch["input_ids"], tf.float32), [-1])
+                token_weights = tf.reshape(tf.cast(batch["input_mask"], tf.float32), [-1])
+                losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=replaced, logits=logits)
+                token_loss = tf.reduce_sum(token_weights * losses) / (normalizers["tokens"] + _EPSILON)
+                loss += self._config.disc_weight * token_loss
+            with tf.name_scope("metrics"):
+                sums |= _sample_sums(batch, samples, total)
+                sums |= _discriminator_sums(logits, losses, replaced, token_weights, total)
         return loss, sums
 
     def _masked_lm_logits(self, batch, dropout_seed) -> tf.Tensor:

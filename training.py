@@ -168,9 +168,10 @@ class Engine:
         with tf.GradientTape() as tape:
             loss, sums = self._loss_function(batch, normalizers, seed)
             scaled_loss = loss * scale
-        gradients = tape.gradient(scaled_loss, list(self._variables.values()))
-        # Embedding gradients come as slices; they are summed into the dense form once, here.
-        dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        with tf.name_scope("gradients"):
+            gradients = tape.gradient(scaled_loss, list(self._variables.values()))
+            # Embedding gradients come as slices; they are summed into the dense form once, here.
+            dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
         # Which loses the shape where the batch's is not known.
         for gradient, variable in zip(dense, self._variables.values(), strict=True):
             gradient.set_shape(variable.shape)
@@ -178,18 +179,21 @@ class Engine:
 
     def _accumulate_micro_batch(self, batch, normalizers, seed, scale):
         loss, sums, gradients = self._gradients(batch, normalizers, seed, scale)
-        for name, gradient in gradients.items():
-            self._accumulators[name].assign_add(gradient)
+        with tf.name_scope("gradients"):
+            for name, gradient in gradients.items():
+                self._accumulators[name].assign_add(gradient)
         return loss, sums
 
     def _finish_update(self, batch, normalizers, seed, scale, earlier_loss, learning_rate):
         loss, sums, gradients = self._gradients(batch, normalizers, seed, scale)
         loss += earlier_loss
-        for name, accumulator in self._accumulators.items():
-            gradients[name] += accumulator
+        with tf.name_scope("gradients"):
+            for name, accumulator in self._accumulators.items():
+                gradients[name] += accumulator
         gradients = self._workers.sum_gradients(gradients, self._float16_exchange)
         loss = self._workers.sum_in_graph(loss)
-        norm, applied = self._apply(gradients, loss, scale, learning_rate)
+        with tf.name_scope("optimizer"):
+            norm, applied = self._apply(gradients, loss, scale, learning_rate)
         return loss, sums, norm, applied
 
     def _apply(self, gradients, loss, scale, learning_rate):
