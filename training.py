@@ -81,6 +81,10 @@ class Engine:
         jit_compile: compile with XLA.
         seed: the run's seed, from which dropout follows.
         lengths_vary: batches differ in length; one graph serves them all then.
+
+    Attributes:
+        trace_seconds: by how much the first update took longer than the second, which is tracing and
+            compiling; None before there are two.
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class Engine:
         self._optimizer = optimizer
         self._seed, self._workers, self._float16_exchange = seed, workers, float16_exchange
         self.loss_scale = LossScale(loss_scaling)
+        self._first_seconds: float | None = None
+        self.trace_seconds: float | None = None
         self._accumulators: dict[str, tf.Variable] = {}
         self._graphs: tuple[Callable, Callable] | None = None
         if accumulation_steps > 1:
@@ -122,6 +128,7 @@ class Engine:
 
         One of several workers does not let a signal cut it short: the others would wait for it.
         """
+        started = time.monotonic()
         loss, sums = tf.constant(0.0), None
         scale = tf.constant(self.loss_scale.value, tf.float32)
         rate = tf.constant(learning_rate, tf.float32)
@@ -138,7 +145,14 @@ class Engine:
             sums = part_sums if sums is None else add_sums(sums, part_sums)
         result = UpdateResult(float(loss), float(norm), bool(applied), sums)
         self.loss_scale.update(result.applied)
+        self._compare_with_first(time.monotonic() - started)
         return result
+
+    def _compare_with_first(self, seconds: float) -> None:
+        if self._first_seconds is None:
+            self._first_seconds = seconds
+        elif self.trace_seconds is None:
+            self.trace_seconds = max(0.0, self._first_seconds - seconds)
 
     def _functions(self, data: UpdateData, scale: tf.Tensor, rate: tf.Tensor) -> tuple[Callable, Callable]:
         """The graphs of a micro-batch and of the last one.
