@@ -13,12 +13,10 @@ import numpy as np
 from keyed_random import derive_key, draw_bits
 
 RESAMPLES = 1000
-# Histograms of so many groups take 33 MB, whatever the size of the set.
+# Histograms of so many groups take 33 MB, those of the resamples as much, whatever the size of the set.
 MOST_GROUPS = 1000
 _LOW, _HIGH = 2.5, 97.5
 _KEY = derive_key(20_200_323, "bootstrap")
-# Resamples whose sums are made at a time.
-_AT_ONCE = 50
 
 
 def groups_of(positions: np.ndarray, count: int) -> np.ndarray:
@@ -67,16 +65,15 @@ def intervals(
     groups = len(next(iter(grouped.values())))
     if groups < 2:
         return {}
-    flat = {name: values.reshape(groups, -1) for name, values in grouped.items()}
     counts = draw_counts(groups)
+    sums = {
+        name: (counts @ values.reshape(groups, -1)).reshape(RESAMPLES, *values.shape[1:])
+        for name, values in grouped.items()
+    }
     drawn: dict[str, list[float]] = {}
-    for first in range(0, RESAMPLES, _AT_ONCE):
-        some = counts[first : first + _AT_ONCE]
-        sums = {name: (some @ values) for name, values in flat.items()}
-        for row in range(len(some)):
-            resample = {name: sums[name][row].reshape(grouped[name].shape[1:]) for name in sums}
-            for metric, value in metrics(resample).items():
-                drawn.setdefault(metric, []).append(value)
+    for number in range(RESAMPLES):
+        for metric, value in metrics({name: values[number] for name, values in sums.items()}).items():
+            drawn.setdefault(metric, []).append(value)
     return {
         metric: tuple(float(end) for end in np.percentile(values, [_LOW, _HIGH]))
         for metric, values in drawn.items()
