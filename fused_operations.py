@@ -36,6 +36,26 @@ def chain(function: Callable) -> Callable:
     return call
 
 
+def with_gradient(function: Callable) -> Callable:
+    """tf.custom_gradient, with the gradient's operations named after the place where it was called.
+
+    A profile of a step is told apart by those names.
+    """
+
+    def scoped(*inputs):
+        scope = tf.get_current_name_scope()
+        outputs, gradient = function(*inputs)
+
+        def scoped_gradient(*upstream):
+            # A name that ends so is not put under the one that is open.
+            with tf.name_scope(f"{scope}/gradient/" if scope else "gradient"):
+                return gradient(*upstream)
+
+        return outputs, scoped_gradient
+
+    return tf.custom_gradient(scoped)
+
+
 def column_sums(rows: tf.Tensor) -> tf.Tensor:
     """[rows, columns] -> [columns]; as a product with ones, the fastest of the ways on a CPU."""
     return tf.matmul(tf.ones_like(rows[:, :1]), rows, transpose_a=True)[0]
@@ -62,7 +82,7 @@ def dropout(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor
     if seed is None or rate == 0:
         return inputs
 
-    @tf.custom_gradient
+    @with_gradient
     def dropped(inputs):
         return _drop(inputs, seed, rate=rate), lambda upstream: _drop(upstream, seed, rate=rate)
 
@@ -106,7 +126,7 @@ def _drop(values, seed, *, rate):
 # ------------------------------------------------------------------------------------------------- gelu
 
 
-@tf.custom_gradient
+@with_gradient
 def gelu_of_sum(products: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """gelu(products + bias), x * Phi(x) with the exact error function (Hendrycks and Gimpel 2016).
 
@@ -163,7 +183,7 @@ def residual_layer_norm(
     if seed is None:
         rate, seed = 0.0, tf.zeros([2], tf.uint32)
 
-    @tf.custom_gradient
+    @with_gradient
     def normalized(products, bias, residual, gamma, beta):
         outputs, normal, scale = _residual_layer_norm(
             products, bias, residual, gamma, beta, seed, epsilon=epsilon, rate=rate
@@ -185,7 +205,8 @@ def residual_layer_norm(
 
         return outputs, gradient
 
-    return normalized(products, bias, residual, gamma, beta)
+    with tf.name_scope("layer_norm"):
+        return normalized(products, bias, residual, gamma, beta)
 
 
 @chain
@@ -234,14 +255,15 @@ def attention(
     if rate == 0:
         seed = None
 
-    @tf.custom_gradient
+    @with_gradient
     def attended(query, key, value):
         # No chain: TensorFlow's optimizer of graphs wants to know the shape of what a softmax is given.
         scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32) + tf.cast(bias, tf.float32)
         weights = tf.cast(tf.nn.softmax(scores), query.dtype)
 
         def dropped():
-            return weights if seed is None else _drop(weights, seed, rate=rate)
+            with tf.name_scope("dropout"):
+                return weights if seed is None else _drop(weights, seed, rate=rate)
 
         outputs = tf.matmul(dropped(), value)
 
@@ -288,7 +310,7 @@ def split_heads(
     """
     size = products.shape[1] // heads
 
-    @tf.custom_gradient
+    @with_gradient
     def split(products, bias):
         shape = tf.stack([batch, length, heads, size])
 

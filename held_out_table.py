@@ -1,5 +1,6 @@
-"""The table at the end of a run: held-out figures before and after, and the throughput of each phase."""
+"""Tables of held-out figures: of one evaluation, and of a run, before and after, with its throughput."""
 
+from collections.abc import Mapping
 from statistics import median_high
 
 from run_log import Phase
@@ -34,4 +35,24 @@ def table(phases: list[Phase]) -> str:
             label = f"phase {phase.number}, sequences of {phase.max_seq_length}"
             rate = median_high(rates)
             lines.append(f"{label:36} {phase.last_update:>10} updates, {rate:.1f} sequences/s")
+    return "\n".join(lines)
+
+
+def of_evaluation(title: str, values: Mapping[str, float]) -> str:
+    """Every metric of an evaluation by its key without eval_, and its 95 % interval.
+
+    Args:
+        values: as logged: eval_<metric>, and eval_<metric>_low and eval_<metric>_high where it has them.
+    """
+    sequences, tokens = values["eval_sequences"], values["eval_tokens"]
+    lines = [
+        f"{title}: {sequences:,.0f} sequences, {tokens:,.0f} tokens",
+        f"  {'metric':34} {'value':>10}   95 % interval",
+    ]
+    for key, value in values.items():
+        low, high = values.get(f"{key}_low"), values.get(f"{key}_high")
+        if key.endswith(("_low", "_high")) or key in ("eval_sequences", "eval_tokens"):
+            continue
+        interval = "-" if low is None else f"{low:.4f} to {high:.4f}"
+        lines.append(f"  {key.removeprefix('eval_'):34} {value:10.4f}   {interval}")
     return "\n".join(lines)

@@ -30,7 +30,8 @@ def dropout(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None, salt: int) -
         seed: int32 [2], or None for no dropout.
         salt: sets this place in the model apart from all others.
     """
-    return fused_operations.dropout(inputs, rate, fused_operations.dropout_seed(seed, salt))
+    with tf.name_scope("dropout"):
+        return fused_operations.dropout(inputs, rate, fused_operations.dropout_seed(seed, salt))
 
 
 def gelu(inputs: tf.Tensor) -> tf.Tensor:
@@ -164,10 +165,12 @@ class EncoderLayer(keras.layers.Layer):
         self.feed_forward_output.build()
 
     def call(self, hidden, attention_bias, dropout_seed=None):
-        context = self.self_attention(hidden, attention_bias, dropout_seed)
-        attended = self.attention_output(context, hidden, dropout_seed)
-        raised = fused_operations.gelu_of_sum(*_product(self.intermediate, attended))
-        return self.feed_forward_output(raised, attended, dropout_seed)
+        with tf.name_scope("attention"):
+            context = self.self_attention(hidden, attention_bias, dropout_seed)
+            attended = self.attention_output(context, hidden, dropout_seed)
+        with tf.name_scope("feed_forward"):
+            raised = fused_operations.gelu_of_sum(*_product(self.intermediate, attended))
+            return self.feed_forward_output(raised, attended, dropout_seed)
 
 
 class Encoder(keras.layers.Layer):

@@ -66,13 +66,14 @@ class PretrainingModel(keras.layers.Layer):
         prefix = f"{self.name}/"
         return {variable.path.removeprefix(prefix): variable.value for variable in self.trainable_variables}
 
-    def call(self, batch, normalizers, dropout_seed=None):
+    def call(self, batch, normalizers, dropout_seed=None, per_sequence=False):
         """The loss of a micro-batch and its metric sums.
 
         Args:
             batch: what masking.mask_batch or packed_data.pack_batch returns, as tensors.
             normalizers: "picks" and "tokens", float32: how many the whole update has.
             dropout_seed: int32 [2], or None for no dropout.
+            per_sequence: give the sums of each sequence, [batch, …], in place of the micro-batch's.
 
         Returns:
             loss: float32 scalar, this micro-batch's part of
@@ -81,29 +82,35 @@ class PretrainingModel(keras.layers.Layer):
             sums: float64 tensors by name, to be added over micro-batches and workers (see `metrics`).
         """
         loss = tf.constant(0.0)
-        sums = _count_sums(batch)
+        total = _SumsOfEach(batch) if per_sequence else _SumsOfAll()
+        with tf.name_scope("metrics"):
+            sums = _count_sums(batch, total)
         logits = probabilities = None
         if self.masked_lm_head is not None:
             logits = self._masked_lm_logits(batch, dropout_seed)
-            targets = tf.reshape(batch["masked_lm_ids"], [-1])
-            losses, probabilities, predictions = softmax_losses(logits, targets)
-            weights = tf.reshape(batch["masked_lm_weights"], [-1])
-            loss += (
-                self._config.gen_weight * tf.reduce_sum(weights * losses) / (normalizers["picks"] + _EPSILON)
-            )
-            sums |= _masked_lm_sums(batch, predictions, losses, weights)
+            with tf.name_scope("losses"):
+                targets = tf.reshape(batch["masked_lm_ids"], [-1])
+                losses, probabilities, predictions = softmax_losses(logits, targets)
+                weights = tf.reshape(batch["masked_lm_weights"], [-1])
+                pick_loss = tf.reduce_sum(weights * losses) / (normalizers["picks"] + _EPSILON)
+                loss += self._config.gen_weight * pick_loss
+            with tf.name_scope("metrics"):
+                sums |= _masked_lm_sums(batch, predictions, losses, weights, total)
         if self.discriminator_head is not None:
-            samples = self._sample(batch, logits, probabilities)
-            corrupted = _put_samples(batch, samples)
+            with tf.name_scope("sampling"):
+                samples = self._sample(batch, logits, probabilities)
+                corrupted = _put_samples(batch, samples)
             hidden = self._encode(self.electra, corrupted, batch, dropout_seed)
-            replaced = tf.reshape(tf.cast(corrupted != batch["input_ids"], tf.float32), [-1])
-            token_weights = tf.reshape(tf.cast(batch["input_mask"], tf.float32), [-1])
             logits = self.discriminator_head(hidden)
-            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=replaced, logits=logits)
-            token_loss = tf.reduce_sum(token_weights * losses) / (normalizers["tokens"] + _EPSILON)
-            loss += self._config.disc_weight * token_loss
-            sums |= _sample_sums(batch, samples)
-            sums |= _discriminator_sums(logits, losses, replaced, token_weights)
+            with tf.name_scope("losses"):
+                replaced = tf.reshape(tf.cast(corrupted != batch["input_ids"], tf.float32), [-1])
+                token_weights = tf.reshape(tf.cast(batch["input_mask"], tf.float32), [-1])
+                losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=replaced, logits=logits)
+                token_loss = tf.reduce_sum(token_weights * losses) / (normalizers["tokens"] + _EPSILON)
+                loss += self._config.disc_weight * token_loss
+            with tf.name_scope("metrics"):
+                sums |= _sample_sums(batch, samples, total)
+                sums |= _discriminator_sums(logits, losses, replaced, token_weights, total)
         return loss, sums
 
     def _masked_lm_logits(self, batch, dropout_seed) -> tf.Tensor:
@@ -158,38 +165,62 @@ def _put_samples(batch, samples: tf.Tensor) -> tf.Tensor:
 # ------------------------------------------------------------------------------------------- metric sums
 
 
-def _total(values: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(tf.cast(values, tf.float64))
+class _SumsOfAll:
+    """Sums over a micro-batch."""
+
+    def __call__(self, values: tf.Tensor) -> tf.Tensor:
+        """Float64 scalar from [batch, …] or [batch * entries]."""
+        return tf.reduce_sum(tf.cast(values, tf.float64))
+
+    def histogram(self, weights: tf.Tensor, bins: tf.Tensor) -> tf.Tensor:
+        """[bins, kinds] from [tokens, kinds] and the bin of each token."""
+        return tf.math.unsorted_segment_sum(weights, bins, _HISTOGRAM_BINS)
 
 
-def _count_sums(batch) -> dict[str, tf.Tensor]:
+class _SumsOfEach:
+    """Sums over each sequence of a batch; the same calls, one axis more."""
+
+    def __init__(self, batch):
+        self._count = batch["input_ids"].shape[0]
+
+    def __call__(self, values: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.cast(tf.reshape(values, [self._count, -1]), tf.float64), axis=1)
+
+    def histogram(self, weights: tf.Tensor, bins: tf.Tensor) -> tf.Tensor:
+        first_bins = tf.range(self._count)[:, None] * _HISTOGRAM_BINS
+        of_sequences = tf.reshape(tf.reshape(bins, [self._count, -1]) + first_bins, [-1])
+        sums = tf.math.unsorted_segment_sum(weights, of_sequences, self._count * _HISTOGRAM_BINS)
+        return tf.reshape(sums, [self._count, _HISTOGRAM_BINS, weights.shape[1]])
+
+
+def _count_sums(batch, total) -> dict[str, tf.Tensor]:
     # Packed sequences hold several examples each, and those are counted.
     numbers = batch.get("example_numbers", batch["input_mask"])
     return {
-        "sequences": _total(tf.reduce_max(numbers, axis=1)),
-        "tokens": _total(batch["input_mask"]),
-        "picks": _total(batch["masked_lm_weights"]),
+        "sequences": total(tf.reduce_max(numbers, axis=1)),
+        "tokens": total(batch["input_mask"]),
+        "picks": total(batch["masked_lm_weights"]),
     }
 
 
-def _masked_lm_sums(batch, predictions, losses, weights) -> dict[str, tf.Tensor]:
+def _masked_lm_sums(batch, predictions, losses, weights, total) -> dict[str, tf.Tensor]:
     correct = tf.cast(predictions == tf.reshape(batch["masked_lm_ids"], [-1]), tf.float32)
     is_mask = tf.reshape(batch["masked_lm_is_mask"], [-1])
     return {
-        "masked_lm_loss": _total(weights * losses),
-        "masked_lm_correct": _total(weights * correct),
-        "mask_tokens": _total(is_mask),
-        "mask_token_loss": _total(is_mask * losses),
-        "mask_token_correct": _total(is_mask * correct),
+        "masked_lm_loss": total(weights * losses),
+        "masked_lm_correct": total(weights * correct),
+        "mask_tokens": total(is_mask),
+        "mask_token_loss": total(is_mask * losses),
+        "mask_token_correct": total(is_mask * correct),
     }
 
 
-def _sample_sums(batch, samples) -> dict[str, tf.Tensor]:
+def _sample_sums(batch, samples, total) -> dict[str, tf.Tensor]:
     unchanged = tf.cast(samples == tf.reshape(batch["masked_lm_ids"], [-1]), tf.float32)
-    return {"sampled_correct": _total(tf.reshape(batch["masked_lm_weights"], [-1]) * unchanged)}
+    return {"sampled_correct": total(tf.reshape(batch["masked_lm_weights"], [-1]) * unchanged)}
 
 
-def _discriminator_sums(logits, losses, replaced, token_weights) -> dict[str, tf.Tensor]:
+def _discriminator_sums(logits, losses, replaced, token_weights, total) -> dict[str, tf.Tensor]:
     predicted = tf.cast(logits > 0, tf.float32)
     scaled = (logits + _HISTOGRAM_LIMIT) * (_HISTOGRAM_BINS / (2 * _HISTOGRAM_LIMIT))
     bins = tf.cast(tf.clip_by_value(scaled, 0.0, _HISTOGRAM_BINS - 1.0), tf.int32)
@@ -197,12 +228,12 @@ def _discriminator_sums(logits, losses, replaced, token_weights) -> dict[str, tf
         tf.stack([token_weights * replaced, token_weights * (1 - replaced)], axis=1), tf.float64
     )
     return {
-        "disc_loss": _total(token_weights * losses),
-        "disc_correct": _total(token_weights * tf.cast(predicted == replaced, tf.float32)),
-        "disc_replaced": _total(token_weights * replaced),
-        "disc_predicted": _total(token_weights * predicted),
-        "disc_true_positive": _total(token_weights * predicted * replaced),
-        "disc_histogram": tf.math.unsorted_segment_sum(weights, bins, _HISTOGRAM_BINS),
+        "disc_loss": total(token_weights * losses),
+        "disc_correct": total(token_weights * tf.cast(predicted == replaced, tf.float32)),
+        "disc_replaced": total(token_weights * replaced),
+        "disc_predicted": total(token_weights * predicted),
+        "disc_true_positive": total(token_weights * predicted * replaced),
+        "disc_histogram": total.histogram(weights, bins),
     }
 
 

@@ -122,8 +122,16 @@ class HeldOutData:
         batches = -(-len(shards) // batch_size)
         self.batches = min(batches, most_batches) if most_batches else batches
 
-    def batch(self, number: int) -> tuple[dict[str, np.ndarray], float]:
-        """Batch `number`, from 0, filled up with empty sequences, and its [MASK] tokens' unigram loss."""
+    def sequences(self, batches: int) -> int:
+        """How many sequences the first `batches` batches hold."""
+        return min(batches * self._batch_size, len(self._shards))
+
+    def batch(self, number: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Batch `number`, from 0, filled up with empty sequences.
+
+        Returns:
+            The batch, and the unigram loss of each sequence's [MASK] tokens, float64 [batch].
+        """
         first = number * self._batch_size
         positions = np.arange(first, min(first + self._batch_size, len(self._shards)))
         vocabulary_size = len(self._unigram_log_probabilities)
@@ -132,8 +140,9 @@ class HeldOutData:
         examples = {name: np.pad(values, [(0, missing), (0, 0)]) for name, values in examples.items()}
         keys = mask_keys(_HELD_OUT_SEED, np.arange(first, first + self._batch_size))
         batch = mask_batch(examples, keys, self._rule)
-        predicted = batch["masked_lm_ids"][batch["masked_lm_is_mask"] > 0]
-        return batch, float(-self._unigram_log_probabilities[predicted].sum())
+        losses = -self._unigram_log_probabilities[batch["masked_lm_ids"]]
+        # Where nothing is picked an id stands that has no frequency, and an infinite loss.
+        return batch, np.where(batch["masked_lm_is_mask"] > 0, losses, 0.0).sum(axis=1)
 
 
 def read_examples(

@@ -4,6 +4,7 @@ The flags and the inputs have been checked (pretraining_inputs.py); here TensorF
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -11,8 +12,10 @@ from tqdm import tqdm
 
 import checkpointing
 import files
+import held_out_table
 import weight_conversion
 from batching import ExampleOrder, UpdateData
+from bootstrap import add_to_groups, groups_of, intervals
 from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
@@ -32,20 +35,13 @@ from pretraining_data import (
     unigram_log_probabilities,
 )
 from pretraining_inputs import Inputs, Start, batch_arithmetic, batch_shape, meaning
-from training import StopSignal, add_sums
+from training import StopSignal
 from training_run import TrainingRun, abridged, arrays
 from workers import Workers
 
 # Every held-out evaluation masks this share, whatever the training does.
 _HELD_OUT_MASK_PROB = 0.15
 _BATCHES_BEFORE_TRAINING = 2
-_SHOWN_HELD_OUT = (
-    "eval_total_loss",
-    "eval_masked_lm_loss_masked_only",
-    "eval_unigram_cross_entropy",
-    "eval_disc_accuracy",
-    "eval_disc_auc",
-)
 
 
 def train(config: PretrainingConfig, inputs: Inputs, start: Start, workers: Workers) -> int:
@@ -64,10 +60,7 @@ def evaluate_only(config: PretrainingConfig, inputs: Inputs, start: Start, worke
     run = PretrainingRun(config, inputs, workers)
     run.start(start)
     run.log_parameters()
-    values = run.evaluate(run.done)
-    print(f"held-out evaluation of {config.eval_tfrecords} at update {run.done}:")
-    for name, value in values.items():
-        print(f"  {name:36} {value:.4f}")
+    run.evaluate(run.done)
     return 0
 
 
@@ -103,7 +96,9 @@ class PretrainingRun(TrainingRun):
             lambda variables: make_optimizer(config, variables),
             checkpointing.PHASE_PREFIXES[config.phase],
         )
-        self._evaluate_batch = tf.function(self._model, jit_compile=config.xla, autograph=False)
+        self._evaluate_batch = tf.function(
+            functools.partial(self._model, per_sequence=True), jit_compile=config.xla, autograph=False
+        )
         self._unigram = _unigram_log_probabilities(config, inputs)
         self._held_out = _held_out_data(config, inputs, self._unigram)
         self._skipped: list[tuple[int, int]] = []
@@ -243,39 +238,66 @@ class PretrainingRun(TrainingRun):
     # ----------------------------------------------------------------------------------------- evaluate
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate the whole held-out set, or --eval_steps batches of it; logs and returns eval_* values."""
-        values = held_out_metrics(self._evaluate_batches(self._held_out.batches), self._config)
-        values = {f"eval_{name}": value for name, value in values.items()}
+        """Evaluate the whole held-out set, or --eval_steps batches of it.
+
+        Returns:
+            What is logged: eval_<metric>, and eval_<metric>_low and eval_<metric>_high, its 95 % interval.
+        """
+        grouped = self._evaluate_batches(self._held_out.batches)
+        values = held_out_metrics({name: sums.sum(axis=0) for name, sums in grouped.items()}, self._config)
         broken = [name for name, value in values.items() if not np.isfinite(value)]
         if broken:
-            raise RunFailure(f"the held-out evaluation at update {step} gave no finite {broken[0]}")
-        self._dll.log((step,), values)
-        self._tensorboard.log(step, values)
-        tqdm.write(
-            f"Held-out at {step}: "
-            + ", ".join(
-                f"{name.removeprefix('eval_')} {values[name]:.4f}"
-                for name in _SHOWN_HELD_OUT
-                if name in values
-            )
-        )
-        return values
+            raise RunFailure(f"the held-out evaluation at update {step} gave no finite eval_{broken[0]}")
+        bounds = intervals(grouped, functools.partial(held_out_metrics, config=self._config))
+        record = {}
+        for name, value in values.items():
+            record[f"eval_{name}"] = value
+            if name in bounds and name not in ("tokens", "sequences"):
+                record[f"eval_{name}_low"], record[f"eval_{name}_high"] = bounds[name]
+        self._dll.log((step,), record)
+        self._tensorboard.log(step, record)
+        title = f"held-out evaluation of {self._config.eval_tfrecords} at update {step}"
+        tqdm.write(held_out_table.of_evaluation(title, record))
+        return record
 
     def _evaluate_batches(self, count: int) -> dict[str, np.ndarray]:
-        """Sums over the first `count` batches; each worker computes its share of them."""
+        """Sums over the groups of the first `count` batches' sequences; each worker computes its share."""
         normalizers = {"picks": np.float32(1), "tokens": np.float32(1)}
         # More workers than batches: those without one compute the first, which does not count.
         own = range(self._workers.rank, count, self._workers.size)
-        sums, unigram_loss = None, 0.0
+        groups = groups_of(np.arange(self._held_out.sequences(count)), self._held_out.sequences(count))
+        totals, computed = {}, None
         for number in tqdm(own or [0], desc="held-out", unit="batch", leave=False, disable=None):
-            batch, batch_unigram_loss = self._held_out.batch(number)
-            _, batch_sums = self._evaluate_batch(batch, normalizers)
-            sums = batch_sums if sums is None else add_sums(sums, batch_sums)
-            unigram_loss += batch_unigram_loss
-        totals = arrays(sums) | {"unigram_loss": np.float64(unigram_loss)}
+            batch, unigram_loss = self._held_out.batch(number)
+            _, sums = self._evaluate_batch(batch, normalizers)
+            # The device computes this batch while the sums of the one before it are fetched.
+            if computed is not None:
+                self._add_batch(totals, groups, *computed)
+            computed = number, sums, unigram_loss
+        self._add_batch(totals, groups, *computed)
         if not own:
             totals = {name: np.zeros_like(value) for name, value in totals.items()}
         return self._workers.sum_by_name(totals)
+
+    def _add_batch(
+        self,
+        totals: dict[str, np.ndarray],
+        groups: np.ndarray,
+        number: int,
+        sums: dict[str, tf.Tensor],
+        unigram_loss: np.ndarray,
+    ) -> None:
+        """Add the sums of batch `number` to those of its sequences' groups."""
+        first = number * self._config.eval_batch_size
+        groups_of_batch = groups[first : first + self._config.eval_batch_size]
+        # Of the last batch the empty sequences, that fill it up, are left out.
+        of_sequences = {
+            name: values[: len(groups_of_batch)]
+            for name, values in (arrays(sums) | {"unigram_loss": unigram_loss}).items()
+        }
+        for name, values in of_sequences.items():
+            totals.setdefault(name, np.zeros((groups[-1] + 1, *values.shape[1:])))
+        add_to_groups(totals, groups_of_batch, of_sequences)
 
 
 # ------------------------------------------------------------------------------------------------- parts

@@ -18,6 +18,9 @@ UNITS = {
     "e2e_train_time": "s",
     "train_perf": "sequences/s",
     "tokens_per_second": "tokens/s",
+    "import_seconds": "s",
+    "trace_seconds": "s",
+    "first_update_seconds": "s",
 }
 SQUAD_UNITS = UNITS | {
     "exact_match": None,

@@ -81,6 +81,10 @@ class Engine:
         jit_compile: compile with XLA.
         seed: the run's seed, from which dropout follows.
         lengths_vary: batches differ in length; one graph serves them all then.
+
+    Attributes:
+        trace_seconds: by how much the first update took longer than the second, which is tracing and
+            compiling; None before there are two.
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class Engine:
         self._optimizer = optimizer
         self._seed, self._workers, self._float16_exchange = seed, workers, float16_exchange
         self.loss_scale = LossScale(loss_scaling)
+        self._first_seconds: float | None = None
+        self.trace_seconds: float | None = None
         self._accumulators: dict[str, tf.Variable] = {}
         self._graphs: tuple[Callable, Callable] | None = None
         if accumulation_steps > 1:
@@ -122,6 +128,7 @@ class Engine:
 
         One of several workers does not let a signal cut it short: the others would wait for it.
         """
+        started = time.monotonic()
         loss, sums = tf.constant(0.0), None
         scale = tf.constant(self.loss_scale.value, tf.float32)
         rate = tf.constant(learning_rate, tf.float32)
@@ -138,7 +145,14 @@ class Engine:
             sums = part_sums if sums is None else add_sums(sums, part_sums)
         result = UpdateResult(float(loss), float(norm), bool(applied), sums)
         self.loss_scale.update(result.applied)
+        self._compare_with_first(time.monotonic() - started)
         return result
+
+    def _compare_with_first(self, seconds: float) -> None:
+        if self._first_seconds is None:
+            self._first_seconds = seconds
+        elif self.trace_seconds is None:
+            self.trace_seconds = max(0.0, self._first_seconds - seconds)
 
     def _functions(self, data: UpdateData, scale: tf.Tensor, rate: tf.Tensor) -> tuple[Callable, Callable]:
         """The graphs of a micro-batch and of the last one.
@@ -168,9 +182,10 @@ class Engine:
         with tf.GradientTape() as tape:
             loss, sums = self._loss_function(batch, normalizers, seed)
             scaled_loss = loss * scale
-        gradients = tape.gradient(scaled_loss, list(self._variables.values()))
-        # Embedding gradients come as slices; they are summed into the dense form once, here.
-        dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        with tf.name_scope("gradients"):
+            gradients = tape.gradient(scaled_loss, list(self._variables.values()))
+            # Embedding gradients come as slices; they are summed into the dense form once, here.
+            dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
         # Which loses the shape where the batch's is not known.
         for gradient, variable in zip(dense, self._variables.values(), strict=True):
             gradient.set_shape(variable.shape)
@@ -178,18 +193,21 @@ class Engine:
 
     def _accumulate_micro_batch(self, batch, normalizers, seed, scale):
         loss, sums, gradients = self._gradients(batch, normalizers, seed, scale)
-        for name, gradient in gradients.items():
-            self._accumulators[name].assign_add(gradient)
+        with tf.name_scope("gradients"):
+            for name, gradient in gradients.items():
+                self._accumulators[name].assign_add(gradient)
         return loss, sums
 
     def _finish_update(self, batch, normalizers, seed, scale, earlier_loss, learning_rate):
         loss, sums, gradients = self._gradients(batch, normalizers, seed, scale)
         loss += earlier_loss
-        for name, accumulator in self._accumulators.items():
-            gradients[name] += accumulator
+        with tf.name_scope("gradients"):
+            for name, accumulator in self._accumulators.items():
+                gradients[name] += accumulator
         gradients = self._workers.sum_gradients(gradients, self._float16_exchange)
         loss = self._workers.sum_in_graph(loss)
-        norm, applied = self._apply(gradients, loss, scale, learning_rate)
+        with tf.name_scope("optimizer"):
+            norm, applied = self._apply(gradients, loss, scale, learning_rate)
         return loss, sums, norm, applied
 
     def _apply(self, gradients, loss, scale, learning_rate):

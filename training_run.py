@@ -25,6 +25,7 @@ from command_line import RunFailure
 from device import describe_environment
 from optimization import Optimizer, Schedule
 from stall_watch import StallWatch
+from start_up import StartUp
 from telemetry import UNITS, DllLog, Meter, TensorBoardLog, duration
 from tokenization import Vocabulary
 from training import Engine, Hooks, LoopPlan, StopSignal, UpdateResult, Window, run_loop
@@ -50,6 +51,7 @@ class TrainingRun(abc.ABC):
         make_optimizer: Callable[[dict[str, tf.Variable]], Optimizer],
         checkpoint_prefix: str,
     ):
+        self._start_up = StartUp()
         self._config, self._workers, self._vocabulary = config, workers, vocabulary
         self._model, self._checkpoint_prefix = model, checkpoint_prefix
         self._model.build()
@@ -220,6 +222,7 @@ class TrainingRun(abc.ABC):
     # ------------------------------------------------------------------------------------------ hooks
 
     def _show_progress(self, step: int, result: UpdateResult) -> None:
+        self._start_up.update_done()
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
 
@@ -277,7 +280,10 @@ class TrainingRun(abc.ABC):
         summary = dict(self._last_metrics)
         if self._loss_key in summary:
             summary["final_loss"] = summary[self._loss_key]
-        return summary | {"e2e_train_time": time.time() - self._started}
+        summary |= {"e2e_train_time": time.time() - self._started}
+        if self._engine.trace_seconds is not None:
+            summary["trace_seconds"] = self._engine.trace_seconds
+        return summary | self._start_up.seconds()
 
 
 def arrays(tensors: dict) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ predictions and the samples. It is the largest tensor of a step, so every pass o
 
 import tensorflow as tf
 
-from fused_operations import chain
+from fused_operations import chain, with_gradient
 
 # Entries that are summed before the cumulative sum runs over them; the vocabulary is padded to a multiple.
 BLOCK = 128
@@ -40,7 +40,7 @@ def softmax_losses(logits: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf
         predictions: int32 [rows], the likeliest entries.
     """
 
-    @tf.custom_gradient
+    @with_gradient
     def outputs(logits):
         probabilities = tf.nn.softmax(logits)
         predictions = tf.argmax(logits, axis=1, output_type=tf.int32)

@@ -1,11 +1,12 @@
-"""How fast data preparation is on one core, against what it is built on, and as a whole.
+"""How fast data preparation is on one core, against what it is built on, and as a whole; and the reader.
 
     python scripts/data_speed.py --text text.txt --vocab_file vocab.txt
+    python scripts/data_speed.py --text text.txt --vocab_file vocab.txt --reader_batch 128
     python scripts/data_speed.py --text text.txt --vocab_file vocab.txt --dump wiki.bz2 --chain_megabytes 9,99
 
-Rates are megabytes a second of CPU time (user and system) of this process. Measures take turns; the median of
-the rounds counts. The whole chain, from text to TFRecords of 128 and 512 by data/dataPrep.py, is run once for
-each size, and timed by the clock.
+Rates are megabytes, or the reader's examples, a second of CPU time (user and system) of this process.
+Measures take turns; the median of the rounds counts. The whole chain, text to TFRecords of 128 and 512 by
+data/dataPrep.py, is run once for each size, and timed by the clock.
 """
 
 import bz2
@@ -28,11 +29,15 @@ from plain_wordpiece import PlainTokenizer
 
 import example_builder
 import tfrecords
+from batching import BatchShape, ExampleOrder
 from command_line import RunFailure, UsageError, option, parse, require, run_program
+from configuration import PretrainingConfig, max_predictions
 from corpus import read_blocks
 from data import wikipedia_extraction
 from data.documents import Tally
 from example_files import ExampleBuilder
+from masking import MaskingRule
+from pretraining_data import PretrainingData, read_examples
 from tokenization import Vocabulary, build_tokenizer, load_vocabulary
 
 _SEED = 12345
@@ -55,6 +60,9 @@ class SpeedConfig:
         None, "comma-separated sizes of text for which the whole chain is measured too", group="speed"
     )
     n_processes: int = option(2, "worker processes of the whole chain", group="speed")
+    reader_batch: int = option(
+        0, "measure too how fast updates of so many sequences are read and masked; 0 does not", group="speed"
+    )
     megabytes: float = option(
         0.0, "repeat the text up to this size, its documents renamed; 0 takes it as it is", group="speed"
     )
@@ -62,7 +70,8 @@ class SpeedConfig:
     def __post_init__(self):
         require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
         require(self.rounds >= 1, "rounds", self.rounds, "must be at least 1")
-        require(self.megabytes >= 0, "megabytes", self.megabytes, "must not be negative")
+        for name in ("megabytes", "reader_batch"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.n_processes >= 1, "n_processes", self.n_processes, "must be at least 1")
         if self.dump and not os.path.isfile(self.dump):
             raise UsageError(f"--dump {self.dump}: no such file")
@@ -73,10 +82,10 @@ class SpeedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """What is timed: `run` works through `megabytes` of input once."""
+    """What is timed: `run` works through so many megabytes or examples once."""
 
     name: str
-    megabytes: float
+    amount: float
     run: Callable[[], object]
 
 
@@ -85,9 +94,14 @@ def main() -> int:
     # Rates are those of one core.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryDirectory() as folder:
-        for benchmark in (text_to_tfrecords, *([wikipedia_to_text] if config.dump else [])):
+        benchmarks = [(text_to_tfrecords, "MB/s")]
+        if config.dump:
+            benchmarks.append((wikipedia_to_text, "MB/s"))
+        if config.reader_batch:
+            benchmarks.append((tfrecords_to_updates, "ex./s"))
+        for benchmark, unit in benchmarks:
             measures, check = benchmark(config, Path(folder))
-            _print_table(measures, _time(measures, config.rounds))
+            _print_table(measures, _time(measures, config.rounds), unit)
             print(check())
         if config.chain_megabytes:
             _print_chain(config, Path(folder))
@@ -106,19 +120,19 @@ def _print_chain(config: SpeedConfig, folder: Path) -> None:
 
 
 def _time(measures: list[Measure], rounds: int) -> list[list[float]]:
-    """Megabytes a CPU second of each measure in each round."""
+    """What each measure works through in a CPU second, in each round."""
     rates: list[list[float]] = [[] for _ in measures]
     for _ in range(rounds):
         for measure, of_measure in zip(measures, rates, strict=True):
             started = time.process_time()
             measure.run()
-            of_measure.append(measure.megabytes / (time.process_time() - started))
+            of_measure.append(measure.amount / (time.process_time() - started))
     return rates
 
 
-def _print_table(measures: list[Measure], rates: list[list[float]]) -> None:
+def _print_table(measures: list[Measure], rates: list[list[float]], unit: str) -> None:
     """Medians, and their ratios to the first measure's."""
-    print(f"{'':{_NAME_WIDTH}} {'MB/s':>7} {'ratio':>6}   of all rounds")
+    print(f"{'':{_NAME_WIDTH}} {unit:>7} {'ratio':>6}   of all rounds")
     medians = [statistics.median(of_measure) for of_measure in rates]
     for measure, of_measure, median in zip(measures, rates, medians, strict=True):
         rounds = " ".join(f"{rate:.2f}" for rate in of_measure)
@@ -195,6 +209,68 @@ def wikipedia_to_text(config: SpeedConfig, folder: Path) -> tuple[list[Measure],
         Measure("dump to paragraphs of articles", megabytes, extract),
     ]
     return measures, lambda: f"{articles[0]:,} articles"
+
+
+# --------------------------------------------------------------------------------------- TFRecords to updates
+
+
+def tfrecords_to_updates(config: SpeedConfig, folder: Path) -> tuple[list[Measure], Callable[[], str]]:
+    """The reader of pre-training, drained by one thread, beside its steps alone; an epoch in each round."""
+    vocabulary, path, size = load_vocabulary(config.vocab_file), folder / "shard", config.reader_batch
+    ExampleBuilder(vocabulary, _SEED, config.max_seq_length).write(
+        path, read_blocks(_text_file(config, folder), True)
+    )
+    shards = tfrecords.Shards([str(path)], flag="text")
+    updates = len(shards) // size
+    if not updates:
+        raise UsageError(
+            f"--reader_batch {size}: the text makes {len(shards)} examples; --megabytes makes it longer"
+        )
+    mask_prob = PretrainingConfig.mask_prob
+    data = PretrainingData(
+        shards,
+        ExampleOrder(len(shards), _SEED),
+        BatchShape(size, 1),
+        MaskingRule.of(vocabulary, mask_prob, max_predictions(mask_prob, config.max_seq_length)),
+        max_seq_length=config.max_seq_length,
+        vocabulary_size=vocabulary.size,
+        seed=_SEED,
+        skipped=[],
+    )
+    examples = np.arange(updates * size).reshape(updates, size)
+    print(
+        f"TFRecords to updates: {updates} of {size} examples of {config.max_seq_length}, medians of "
+        f"{config.rounds}"
+    )
+    measures = [
+        Measure(
+            "records and their checksums",
+            examples.size,
+            lambda: [shards.read(int(example)) for example in examples.flat],
+        ),
+        Measure(
+            "records to arrays",
+            examples.size,
+            lambda: [
+                read_examples(shards, batch, config.max_seq_length, vocabulary.size) for batch in examples
+            ],
+        ),
+        Measure(
+            "shuffled, masked, ready for the step",
+            examples.size,
+            lambda: [data.update(number) for number in range(1, updates + 1)],
+        ),
+    ]
+
+    def check() -> str:
+        read = {example for number in range(1, updates + 1) for example in data.examples(number)}
+        if len(read) != examples.size:
+            raise RunFailure(
+                f"--text {config.text}: {examples.size} examples were to be read, not {len(read)}"
+            )
+        return f"{len(read):,} examples, each once"
+
+    return measures, check
 
 
 # ------------------------------------------------------------------------------------------------------ texts

@@ -1,11 +1,12 @@
 """Does updates of our pre-training when scripts/pretraining_speed.py says so; not run by itself.
 
 The update is run_pretraining.py's own, of the engine and the model; only the tokens are made up, and nothing
-is read, logged or saved.
+is read, logged or saved. scripts/profile_step.py has it from here (make_step).
 """
 
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 # Run by its path, Python looks for modules beside this file only.
@@ -34,6 +35,20 @@ def main() -> int:
 def _step_by_turns(settings: StepConfig, workers: Workers) -> int:
     import tensorflow as tf
 
+    step = make_step(settings, workers)
+
+    def peak_bytes() -> int:
+        if tf.config.get_visible_devices("GPU"):
+            return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+        return peak_resident_bytes()
+
+    with open(settings.turns, encoding="ascii") as turns:
+        take_turns(step, peak_bytes, lambda: workers.share(turns.readline), is_main=workers.is_main)
+    return 0
+
+
+def make_step(settings: StepConfig, workers: Workers) -> Callable[[], None]:
+    """The device set up, the model in its first state: what does one update more with each call."""
     from optimization import AdamW
     from pretraining import PretrainingModel
     from training import Engine
@@ -66,14 +81,7 @@ def _step_by_turns(settings: StepConfig, workers: Workers) -> int:
         engine.update(update, _LEARNING_RATE, never_stops)
         update.number += 1
 
-    def peak_bytes() -> int:
-        if tf.config.get_visible_devices("GPU"):
-            return tf.config.experimental.get_memory_info("GPU:0")["peak"]
-        return peak_resident_bytes()
-
-    with open(settings.turns, encoding="ascii") as turns:
-        take_turns(step, peak_bytes, lambda: workers.share(turns.readline), is_main=workers.is_main)
-    return 0
+    return step
 
 
 def _update_data(settings: StepConfig, workers: Workers) -> UpdateData:

@@ -62,6 +62,26 @@ def test_table_has_medians_and_their_ratios_to_the_library(corpus):
     assert last == "our shard and that of plain Python are the same bytes"
 
 
+def test_the_reader_is_measured_to_updates_that_are_ready(corpus):
+    text, vocab_file = corpus
+    flags = ["--max_seq_length", 32, "--reader_batch", 8]
+    result = benchmark("--text", text, "--vocab-file", vocab_file, *flags)
+    assert result.returncode == 0, result.stderr
+    title, head, *rows, last = result.stdout.splitlines()[-6:]
+    updates = int(re.fullmatch(r"TFRecords to updates: (\d+) of 8 examples of 32, medians of 3", title)[1])
+    assert updates > 10 and last == f"{8 * updates:,} examples, each once"
+    assert head.split() == ["ex./s", "ratio", "of", "all", "rounds"]
+    names, numbers = zip(*(re.split(r"\s{2,}", row, maxsplit=1) for row in rows), strict=True)
+    assert list(names) == [
+        "records and their checksums",
+        "records to arrays",
+        "shuffled, masked, ready for the step",
+    ]
+    for row in numbers:
+        median, _, *rounds = map(float, row.split())
+        assert len(rounds) == 3 and median == statistics.median(rounds) > 0
+
+
 def test_repeated_text_has_documents_of_different_names_up_to_the_size():
     text = "one\ntwo\n\nthree\n\n\n\nfour é\n"
     pieces = list(repeat_text(text, 1000))
@@ -91,6 +111,8 @@ def test_plain_python_gives_the_librarys_ids(do_lower_case, strip_accents):
         ({"--rounds": 0}, "--rounds 0: must be at least 1"),
         ({"--megabytes": -1}, "--megabytes -1"),
         ({"--max_seq_length": 7}, "--max_seq_length 7: must be at least 8"),
+        ({"--reader_batch": -1}, "--reader_batch -1: must not be negative"),
+        ({"--reader_batch": 99_999}, "--reader_batch 99999: the text makes"),
         ({"--n_processes": 0}, "--n_processes 0: must be at least 1"),
         ({"--chain_megabytes": "10,x"}, "--chain_megabytes 10,x: are not whole numbers"),
         ({"--dump": "none.bz2"}, "--dump none.bz2: no such file"),

@@ -168,6 +168,22 @@ def test_metrics_of_two_batches_are_sums_over_sums():
         assert together[name] == pytest.approx(value, rel=1e-5), name
 
 
+@pytest.mark.parametrize("options", [{}, {"uniform_generator": True}, {"electra_objective": False}], ids=str)
+def test_sums_of_each_sequence_are_those_of_batches_of_one(options):
+    model, batch = _model(**options), masked_batch(5)
+    tensors = {name: tf.constant(value) for name, value in batch.items()}
+    _, of_each = model(tensors, normalizers(batch), per_sequence=True)
+    for row in range(5):
+        _, alone = _run(model, {name: value[row : row + 1] for name, value in batch.items()})
+        assert alone.keys() == of_each.keys()
+        for name, value in alone.items():
+            if name != "disc_histogram":
+                np.testing.assert_allclose(of_each[name][row], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    _, together = _run(model, batch)
+    for name, value in together.items():
+        np.testing.assert_allclose(of_each[name].numpy().sum(axis=0), value, rtol=1e-6, err_msg=name)
+
+
 def test_held_out_metrics_leave_out_kept_picks_and_know_the_majority():
     model, batch = _model(), masked_batch(16)
     _, sums = _run(model, batch)
