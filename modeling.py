@@ -279,12 +279,13 @@ class MaskedLmHead(keras.layers.Layer):
 
     def padded_logits(self, hidden):
         """The same with entries that no softmax sees, to a width that suits it (vocabulary_softmax.py)."""
-        hidden = tf.cast(hidden, self.compute_dtype)
-        states = self._layer_norm(fused_operations.gelu_of_sum(*_product(self.dense, hidden)))
-        table = tf.cast(self._embeddings.word_embeddings.value, self.compute_dtype)
-        return vocabulary_softmax.padded_logits(
-            tf.cast(states, self.compute_dtype), table, self.output_bias.value
-        )
+        with tf.name_scope(self.name):
+            states = self._layer_norm(fused_operations.gelu_of_sum(*_product(self.dense, hidden)))
+            states, table = (
+                tf.cast(tensor, self.compute_dtype)
+                for tensor in (states, self._embeddings.word_embeddings.value)
+            )
+            return vocabulary_softmax.padded_logits(states, table, self.output_bias.value)
 
 
 class JointSpanHead(keras.layers.Layer):
