@@ -56,9 +56,9 @@ def with_gradient(function: Callable) -> Callable:
     return tf.custom_gradient(scoped)
 
 
-def column_sums(rows: tf.Tensor) -> tf.Tensor:
-    """[rows, columns] -> [columns]; as a product with ones, the fastest of the ways on a CPU."""
-    return tf.matmul(tf.ones_like(rows[:, :1]), rows, transpose_a=True)[0]
+def _column_sums(rows: tf.Tensor) -> tf.Tensor:
+    """[rows, columns] -> [columns]: a bias's gradient."""
+    return tf.raw_ops.BiasAddGrad(out_backprop=rows)
 
 
 # ---------------------------------------------------------------------------------------------- dropout
@@ -136,7 +136,7 @@ def gelu_of_sum(products: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 
     def gradient(upstream):
         of_sum = _gelu_gradient(products, bias, upstream)
-        return of_sum, column_sums(of_sum)
+        return of_sum, _column_sums(of_sum)
 
     return _gelu(products, bias), gradient
 
@@ -197,10 +197,10 @@ def residual_layer_norm(
             )
             return (
                 of_products,
-                column_sums(of_products),
+                _column_sums(of_products),
                 of_residual,
-                tf.cast(column_sums(of_gamma), gamma.dtype),
-                tf.cast(column_sums(upstream), beta.dtype),
+                tf.cast(_column_sums(of_gamma), gamma.dtype),
+                tf.cast(_column_sums(upstream), beta.dtype),
             )
 
         return outputs, gradient
@@ -316,7 +316,7 @@ def split_heads(
 
         def gradient(upstream):
             of_products = _merged_heads(upstream, scale=scale)
-            return of_products, column_sums(of_products)
+            return of_products, _column_sums(of_products)
 
         biased = _scaled_sum(products, bias, scale=scale)
         return tf.transpose(tf.reshape(biased, shape), [0, 2, 1, 3]), gradient

@@ -11,6 +11,7 @@ data/dataPrep.py, is run once for each size, and timed by the clock.
 
 import bz2
 import dataclasses
+import itertools
 import os
 import statistics
 import sys
@@ -263,7 +264,8 @@ def tfrecords_to_updates(config: SpeedConfig, folder: Path) -> tuple[list[Measur
     ]
 
     def check() -> str:
-        read = {example for number in range(1, updates + 1) for example in data.examples(number)}
+        sequences = itertools.chain.from_iterable(map(data.examples, range(1, updates + 1)))
+        read = set(itertools.chain.from_iterable(sequences))
         if len(read) != examples.size:
             raise RunFailure(
                 f"--text {config.text}: {examples.size} examples were to be read, not {len(read)}"

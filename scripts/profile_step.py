@@ -36,6 +36,7 @@ class ProfileConfig:
     batch_size: int = option(32, "sequences of a micro-batch", group="profile")
     gradient_accumulation_steps: int = option(1, "micro-batches in a step", group="profile")
     precision: str = option("fp32", "as of run_pretraining.py", group="profile", choices=PRECISIONS)
+    compile_chains: bool = option(True, "as of run_pretraining.py", group="profile")
     warm_up: int = option(2, "steps before, the one that compiles included", group="profile")
     steps: int = option(3, "steps that are profiled, whose average is printed", group="profile")
     output_dir: str = option("results/profile", "folder for the trace", group="profile")

@@ -16,10 +16,14 @@ COUNT, LENGTH = 3, 32
 
 
 def products_in_a_gradient(config) -> int:
-    """Operations of all matrix products in the graph of loss and gradient, from the shapes that it has."""
+    """Operations of all matrix products in the graph of loss and gradient, from the shapes that it has.
+
+    The output bias, which is a column of the word table there, and the padding of the vocabulary are no work.
+    """
     import tensorflow as tf
 
     from pretraining import PretrainingModel
+    from vocabulary_softmax import BLOCK
 
     model = PretrainingModel(config, VOCABULARY_SIZE)
     model.build()
@@ -33,6 +37,9 @@ def products_in_a_gradient(config) -> int:
         return [tf.convert_to_tensor(value) for value in tape.gradient(loss, variables)]
 
     graph = gradient.get_concrete_function({name: tf.constant(value) for name, value in batch.items()}).graph
+    padded = -(-VOCABULARY_SIZE // BLOCK) * BLOCK
+    width = model.discriminator_config.embedding_size
+    as_work = {padded: VOCABULARY_SIZE, width + 1: width}
     total = 0
     for operation in graph.get_operations():
         if "MatMul" in operation.type:
@@ -40,7 +47,10 @@ def products_in_a_gradient(config) -> int:
             transposed = "transpose_a" if operation.type == "MatMul" else "adj_x"
             if operation.get_attr(transposed):
                 inner = operation.inputs[0].shape[-2]
-            total += 2 * math.prod(operation.outputs[0].shape) * inner
+            sizes = [*operation.outputs[0].shape, inner]
+            if "generator_predictions" in operation.name and padded in sizes:
+                sizes = [as_work.get(size, size) for size in sizes]
+            total += 2 * math.prod(sizes)
     return total
 
 
