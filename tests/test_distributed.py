@@ -121,7 +121,9 @@ def test_metrics_are_sums_over_all_workers(trained, runs: Runs, optimizer, count
                 assert several[step]["worst_data_wait"] >= several[step]["data_wait"]
                 assert several[step]["worst_data_wait_worker"] in range(count)
             for name in values.keys() - unmeasured:
-                assert several[step][name] == pytest.approx(values[name], rel=1e-4, abs=1e-5), name
+                # A token that rounding moves to the next bin of its histogram moves an AUC of so little text.
+                near = {"abs": 5e-3} if "disc_auc" in name else {"rel": 1e-4, "abs": 1e-5}
+                assert several[step][name] == pytest.approx(values[name], **near), name
 
 
 @pytest.mark.slow
