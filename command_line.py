@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import files
+import lean_imports
 
 EXIT_FAILURE = 1
 EXIT_OTHER_FAILED = 3
@@ -133,6 +134,7 @@ def flag_table(config_class: type) -> str:
 def run_program(main: Callable[[], int | None]) -> typing.NoReturn:
     """Run a program's `main` and exit with the code that says how it ended."""
     program = Path(sys.argv[0]).name
+    lean_imports.keep_keras_lean()
     try:
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, _raise_terminated)

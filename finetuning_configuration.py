@@ -93,6 +93,11 @@ class FineTuningConfig:
     compile_chains: bool = option(
         True, "compile what stands between matrix products with XLA, unless all is", group="device"
     )
+    recompute: bool = option(
+        False,
+        "keep layers' inputs alone for the backward pass, compute the rest again: less memory, more time",
+        group="device",
+    )
     deterministic: bool = option(
         False, "refuse operations whose results may differ from run to run", group="device"
     )

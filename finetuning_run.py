@@ -79,6 +79,7 @@ class FineTuningRun(TrainingRun):
         meaning: Callable[[], dict],
     ):
         self._source, self._head_prefix, self._meaning = source, head_prefix, meaning
+        model.electra.recompute = config.recompute
         super().__init__(config, workers, source.vocabulary, model, self._make_optimizer, CHECKPOINT_PREFIX)
         self._shape = batch_shape(config, workers)
         self._order, self._last_update = None, 0

@@ -10,7 +10,7 @@ Chains compute in float32 and return the type they are given. Dropout's masks ar
 and a seed: cheap enough to be computed again in the backward pass, so no mask is kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -56,29 +56,49 @@ def with_gradient(function: Callable) -> Callable:
     return tf.custom_gradient(scoped)
 
 
+def _computed_after(upstream: tf.Tensor):
+    """The scope of what a gradient computes once more.
+
+    Without it TensorFlow's optimizer of graphs would find that it has been computed before, and keep that.
+    """
+    return tf.control_dependencies([upstream])
+
+
+def dimensions(tensor: tf.Tensor) -> list:
+    """The dimensions of a tensor: numbers where they are known, else scalar tensors."""
+    if tensor.shape.is_fully_defined():
+        return tensor.shape.as_list()
+    dynamic = tf.unstack(tf.shape(tensor))
+    return [dynamic[axis] if size is None else size for axis, size in enumerate(tensor.shape)]
+
+
 def _column_sums(rows: tf.Tensor) -> tf.Tensor:
     """[rows, columns] -> [columns]: a bias's gradient."""
-    return tf.raw_ops.BiasAddGrad(out_backprop=rows)
+    if not _compiles:
+        return tf.raw_ops.BiasAddGrad(out_backprop=rows)
+    # On a CPU the product takes two thirds of the time.
+    ones = tf.ones([1, dimensions(rows)[0]], rows.dtype)
+    return tf.squeeze(tf.matmul(ones, rows), 0)
 
 
 # ---------------------------------------------------------------------------------------------- dropout
 
 
-def dropout_seed(seed: tf.Tensor | None, salt: int) -> tf.Tensor | None:
-    """The seed of one place in the model: uint32 [2], from an update's int32 [2]; None stays None.
+def dropout_seeds(seed: tf.Tensor | None, salts: Sequence[int]) -> list[tf.Tensor | None]:
+    """The seeds of some places in the model: uint32 [2] each, from an update's int32 [2]; None stays None.
 
     Args:
-        salt: sets this place apart from all others.
+        salts: set the places apart.
     """
     if seed is None:
-        return None
+        return [None] * len(salts)
     first, second = tf.unstack(tf.bitcast(seed, tf.uint32))
-    first = _mixed(tf.bitwise.bitwise_xor(first, tf.constant(salt, tf.uint32)))
-    return tf.stack([first, _mixed(second + first)])
+    first = _mixed(tf.bitwise.bitwise_xor(first, tf.constant(salts, tf.uint32)))
+    return tf.unstack(tf.stack([first, _mixed(second + first)], axis=1))
 
 
 def dropout(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
-    """Zero a share `rate` of the entries and scale up the rest; `seed` as from `dropout_seed`."""
+    """Zero a share `rate` of the entries and scale up the rest; `seed` as from `dropout_seeds`."""
     if seed is None or rate == 0:
         return inputs
 
@@ -141,6 +161,26 @@ def gelu_of_sum(products: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     return _gelu(products, bias), gradient
 
 
+@with_gradient
+def gelu_of_sum_times(products: tf.Tensor, bias: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """gelu(products + bias) kernel, [rows, units]: the middle of a feed-forward.
+
+    gelu's values are not kept but computed again: with `products` they are the largest tensors of a layer.
+
+    Args:
+        products: [rows, columns]. bias: [columns]. kernel: [columns, units].
+    """
+
+    def gradient(upstream):
+        with _computed_after(upstream):
+            values = _gelu(products, bias)
+        of_kernel = tf.matmul(values, upstream, transpose_a=True)
+        of_sum = _gelu_gradient(products, bias, tf.matmul(upstream, kernel, transpose_b=True))
+        return of_sum, _column_sums(of_sum), of_kernel
+
+    return tf.matmul(_gelu(products, bias), kernel), gradient
+
+
 @chain
 def _gelu(products, bias):
     inputs = tf.cast(products, tf.float32) + tf.cast(bias, tf.float32)
@@ -178,7 +218,7 @@ def residual_layer_norm(
     Args:
         products, residual: [rows, columns]. bias, gamma, beta: [columns]; the last two are float32.
         epsilon: added to the variance.
-        rate, seed: of dropout; the seed as from `dropout_seed`.
+        rate, seed: of dropout; the seed as from `dropout_seeds`.
     """
     if seed is None:
         rate, seed = 0.0, tf.zeros([2], tf.uint32)
@@ -250,7 +290,10 @@ def attention(
     Args:
         query, key, value: [batch, heads, length, size of a head]; the queries are scaled already.
         bias: [batch, 1, 1 or length, length], added to the scores; gets no gradient.
-        rate, seed: of dropout; the seed as from `dropout_seed`.
+        rate, seed: of dropout; the seed as from `dropout_seeds`.
+
+    Returns:
+        [batch * length, heads * size of a head].
     """
     if rate == 0:
         seed = None
@@ -265,20 +308,25 @@ def attention(
             with tf.name_scope("dropout"):
                 return weights if seed is None else _drop(weights, seed, rate=rate)
 
-        outputs = tf.matmul(dropped(), value)
+        outputs = _merge_heads(tf.matmul(dropped(), value))
+        batch, heads, length, size = dimensions(query)
 
         def gradient(upstream):
+            by_head = tf.reshape(tf.cast(upstream * outputs, tf.float32), [batch, length, heads, size])
+            shared = tf.transpose(tf.reduce_sum(by_head, axis=3, keepdims=True), [0, 2, 1, 3])
+            upstream = tf.transpose(tf.reshape(upstream, [batch, length, heads, size]), [0, 2, 1, 3])
             of_weights = tf.matmul(upstream, value, transpose_b=True)
-            shared = tf.reduce_sum(tf.cast(upstream * outputs, tf.float32), axis=3, keepdims=True)
             if seed is None:
                 of_scores = _softmax_gradient(weights, of_weights, shared)
             else:
                 of_scores = _dropped_softmax_gradient(weights, of_weights, shared, seed, rate=rate)
+            # Dropped again instead of kept: cheaper than a layer's largest tensor held until now.
+            with _computed_after(upstream):
+                weights_again = dropped()
             return (
                 tf.matmul(of_scores, key),
                 tf.matmul(of_scores, query, transpose_a=True),
-                # Dropped again instead of kept: cheaper than a layer's largest tensor held until now.
-                tf.matmul(dropped(), upstream, transpose_a=True),
+                tf.matmul(weights_again, upstream, transpose_a=True),
             )
 
         return outputs, gradient
@@ -315,7 +363,9 @@ def split_heads(
         shape = tf.stack([batch, length, heads, size])
 
         def gradient(upstream):
-            of_products = _merged_heads(upstream, scale=scale)
+            of_products = _merge_heads(upstream)
+            if scale != 1:
+                of_products *= tf.cast(scale, of_products.dtype)
             return of_products, _column_sums(of_products)
 
         biased = _scaled_sum(products, bias, scale=scale)
@@ -329,7 +379,6 @@ def _scaled_sum(products, bias, *, scale):
     return (products + bias) * tf.cast(scale, products.dtype)
 
 
-def _merged_heads(upstream, *, scale):
-    hidden = upstream.shape[1] * upstream.shape[3]
-    merged = tf.reshape(tf.transpose(upstream, [0, 2, 1, 3]), [-1, hidden])
-    return merged if scale == 1 else merged * tf.cast(scale, merged.dtype)
+def _merge_heads(tensor: tf.Tensor) -> tf.Tensor:
+    """[batch, heads, length, size of a head] -> [batch * length, hidden]."""
+    return tf.reshape(tf.transpose(tensor, [0, 2, 1, 3]), [-1, tensor.shape[1] * tensor.shape[3]])

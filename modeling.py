@@ -9,6 +9,8 @@ with its gradients, is in fused_operations.py.
 The losses are in pretraining.py, with the sampling, and in question_answering.py and classification.py.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -31,7 +33,7 @@ def dropout(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None, salt: int) -
         salt: sets this place in the model apart from all others.
     """
     with tf.name_scope("dropout"):
-        return fused_operations.dropout(inputs, rate, fused_operations.dropout_seed(seed, salt))
+        return fused_operations.dropout(inputs, rate, *fused_operations.dropout_seeds(seed, [salt]))
 
 
 def gelu(inputs: tf.Tensor) -> tf.Tensor:
@@ -56,20 +58,20 @@ class Embeddings(keras.layers.Layer):
         )
         self.token_type_embeddings = self._add_table("token_type_embeddings", config.type_vocab_size, width)
         self._layer_norm.build((None, width))
-        self._salt = _salt(self)
+        self.salt = _salt(self)
 
     def call(self, input_ids, segment_ids, dropout_seed=None, position_ids=None):
         """All ids: int [batch, length]; positions from 0 by default. Returns [batch * length, width]."""
         words = tf.gather(self.word_embeddings.value, input_ids)
         token_types = tf.gather(self.token_type_embeddings.value, segment_ids)
         if position_ids is None:
-            positions = self.position_embeddings.value[: _shape(input_ids)[1]]
+            positions = self.position_embeddings.value[: fused_operations.dimensions(input_ids)[1]]
         else:
             positions = tf.gather(self.position_embeddings.value, position_ids)
         embeddings = words + positions + token_types
         embeddings = tf.reshape(embeddings, [-1, self._config.embedding_size])
         embeddings = tf.cast(self._layer_norm(embeddings), self.compute_dtype)
-        return dropout(embeddings, self._config.hidden_dropout_prob, dropout_seed, self._salt)
+        return dropout(embeddings, self._config.hidden_dropout_prob, dropout_seed, self.salt)
 
     def _add_table(self, name: str, rows: int, width: int):
         # Rows are gathered in float32 and cast afterwards: casting the table first would cost its whole size.
@@ -91,12 +93,15 @@ class SelfAttention(keras.layers.Layer):
     def build(self, input_shape=None):
         for projection in (self.query, self.key, self.value):
             projection.build((None, self._config.hidden_size))
-        self._salt = _salt(self)
+        self.salt = _salt(self)
 
     def call(self, hidden, attention_bias, dropout_seed=None):
-        """hidden: [batch * length, hidden]; attention_bias: [batch, 1, 1 or length, length]."""
+        """hidden: [batch * length, hidden]; attention_bias: [batch, 1, 1 or length, length].
+
+        dropout_seed: of this place alone, uint32 [2] as from fused_operations.dropout_seeds, or None.
+        """
         config = self._config
-        batch, length = _shape(attention_bias)[0], _shape(attention_bias)[3]
+        batch, _, _, length = fused_operations.dimensions(attention_bias)
         heads, head_size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
 
         def of_heads(projection: keras.layers.Dense, scale: float = 1.0):
@@ -105,20 +110,22 @@ class SelfAttention(keras.layers.Layer):
                 products, bias, batch=batch, length=length, heads=heads, scale=scale
             )
 
-        context = fused_operations.attention(
+        return fused_operations.attention(
             # Scaling the queries costs less than scaling the scores.
             of_heads(self.query, head_size**-0.5),
             of_heads(self.key),
             of_heads(self.value),
             attention_bias,
             rate=config.attention_probs_dropout_prob,
-            seed=fused_operations.dropout_seed(dropout_seed, self._salt),
+            seed=dropout_seed,
         )
-        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, config.hidden_size])
 
 
 class ResidualOutput(keras.layers.Layer):
-    """Dense projection, dropout, residual connection, LayerNorm: the end of both halves of a layer."""
+    """Dense projection, dropout, residual connection, LayerNorm: the end of both halves of a layer.
+
+    The projection's product is the caller's, who may compute it together with what stands before it.
+    """
 
     def __init__(self, config: ElectraConfig, input_size: int, **kwargs):
         super().__init__(**kwargs)
@@ -129,19 +136,23 @@ class ResidualOutput(keras.layers.Layer):
     def build(self, input_shape=None):
         self.dense.build((None, self._input_size))
         self._layer_norm.build((None, self._config.hidden_size))
-        self._salt = _salt(self)
+        self.salt = _salt(self)
 
-    def call(self, inputs, residual, dropout_seed=None):
-        products, bias = _product(self.dense, inputs)
+    def kernel(self) -> tf.Tensor:
+        """[input size, hidden size], in the compute type."""
+        return _cast_weight(self.dense, self.dense.kernel)
+
+    def call(self, products, residual, dropout_seed=None):
+        """products: [rows, hidden size], inputs times `kernel()`; dropout_seed: of this place alone."""
         return fused_operations.residual_layer_norm(
             products,
-            bias,
+            _cast_weight(self.dense, self.dense.bias),
             residual,
             self._layer_norm.gamma.value,
             self._layer_norm.beta.value,
             epsilon=self._config.layer_norm_eps,
             rate=self._config.hidden_dropout_prob,
-            seed=fused_operations.dropout_seed(dropout_seed, self._salt),
+            seed=dropout_seed,
         )
 
 
@@ -163,14 +174,21 @@ class EncoderLayer(keras.layers.Layer):
         with keras.name_scope("intermediate"):
             self.intermediate.build((None, self._config.hidden_size))
         self.feed_forward_output.build()
+        places = (self.self_attention, self.attention_output, self.feed_forward_output)
+        self.salts = [place.salt for place in places]
 
-    def call(self, hidden, attention_bias, dropout_seed=None):
+    def call(self, hidden, attention_bias, dropout_seeds):
+        """dropout_seeds: of `salts`, each uint32 [2] or None."""
+        of_weights, of_attention, of_feed_forward = dropout_seeds
         with tf.name_scope("attention"):
-            context = self.self_attention(hidden, attention_bias, dropout_seed)
-            attended = self.attention_output(context, hidden, dropout_seed)
+            context = self.self_attention(hidden, attention_bias, of_weights)
+            products = tf.matmul(context, self.attention_output.kernel())
+            attended = self.attention_output(products, hidden, of_attention)
         with tf.name_scope("feed_forward"):
-            raised = fused_operations.gelu_of_sum(*_product(self.intermediate, attended))
-            return self.feed_forward_output(raised, attended, dropout_seed)
+            products = fused_operations.gelu_of_sum_times(
+                *_product(self.intermediate, attended), self.feed_forward_output.kernel()
+            )
+            return self.feed_forward_output(products, attended, of_feed_forward)
 
 
 class Encoder(keras.layers.Layer):
@@ -178,11 +196,16 @@ class Encoder(keras.layers.Layer):
 
     Args:
         embeddings: an Embeddings layer of another encoder to share (the generator's is the discriminator's).
+
+    Attributes:
+        recompute: keep for the backward pass the layers' inputs alone, and compute the rest again there, a
+            layer at a time (Chen et al. 2016, section 3); off until set.
     """
 
     def __init__(self, config: ElectraConfig, embeddings: Embeddings | None = None, **kwargs):
         super().__init__(**kwargs)
         self.config = config
+        self.recompute = False
         self._owns_embeddings = embeddings is None
         self.embeddings = Embeddings(config, name="embeddings") if embeddings is None else embeddings
         self._project = None
@@ -232,9 +255,17 @@ class Encoder(keras.layers.Layer):
                 example_numbers[:, None, :, None] != example_numbers[:, None, None, :], tf.float32
             )
         attention_bias = tf.cast(unseen * _PADDING_SCORE, self.compute_dtype)
-        for layer in self._layers_of_encoder:
-            hidden = layer(hidden, attention_bias, dropout_seed)
-        return hidden
+        layers = self._layers_of_encoder
+        seeds = fused_operations.dropout_seeds(
+            dropout_seed, [salt for layer in layers for salt in layer.salts]
+        )
+        for number, layer in enumerate(layers):
+            compute = functools.partial(layer, dropout_seeds=seeds[3 * number : 3 * number + 3])
+            if self.recompute:
+                compute = tf.recompute_grad(compute)
+            hidden = compute(hidden, attention_bias)
+        # Recomputing takes no slices, which a gather of some rows hands down.
+        return _with_dense_gradient(hidden) if self.recompute else hidden
 
 
 class DiscriminatorHead(keras.layers.Layer):
@@ -385,11 +416,11 @@ class SequenceHead(keras.layers.Layer):
     def build(self, input_shape=None):
         for layer in (self.dense, self.out_proj):
             layer.build((None, self._config.hidden_size))
-        self._salts = (_salt(self.dense), _salt(self.out_proj))
+        self.salts = (_salt(self.dense), _salt(self.out_proj))
 
     def call(self, states, dropout_seed=None):
         """states: [batch, hidden size]. Returns float32 [batch, outputs]."""
-        rate, (before, between) = self._config.hidden_dropout_prob, self._salts
+        rate, (before, between) = self._config.hidden_dropout_prob, self.salts
         states = gelu(self.dense(dropout(states, rate, dropout_seed, before)))
         return tf.cast(self.out_proj(dropout(states, rate, dropout_seed, between)), tf.float32)
 
@@ -403,11 +434,11 @@ class TokenHead(keras.layers.Dense):
 
     def build(self, input_shape=None):
         super().build((None, self._config.hidden_size))
-        self._salt = _salt(self)
+        self.salt = _salt(self)
 
     def call(self, hidden, dropout_seed=None):
         """hidden: [tokens, hidden size]. Returns float32 [tokens, outputs]."""
-        hidden = dropout(hidden, self._config.hidden_dropout_prob, dropout_seed, self._salt)
+        hidden = dropout(hidden, self._config.hidden_dropout_prob, dropout_seed, self.salt)
         return tf.cast(super().call(hidden), tf.float32)
 
 
@@ -417,8 +448,17 @@ def _dense(units: int, config: ElectraConfig, name: str, **options) -> keras.lay
 
 def _product(layer: keras.layers.Dense, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """A dense layer up to its bias, [rows, units], and the bias, both in the layer's compute type."""
-    kernel, bias = (tf.cast(weight.value, layer.compute_dtype) for weight in (layer.kernel, layer.bias))
-    return tf.matmul(tf.cast(inputs, layer.compute_dtype), kernel), bias
+    products = tf.matmul(tf.cast(inputs, layer.compute_dtype), _cast_weight(layer, layer.kernel))
+    return products, _cast_weight(layer, layer.bias)
+
+
+def _cast_weight(layer: keras.layers.Layer, weight: keras.Variable) -> tf.Tensor:
+    return tf.cast(weight.value, layer.compute_dtype)
+
+
+@tf.custom_gradient
+def _with_dense_gradient(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.identity(tensor), tf.convert_to_tensor
 
 
 def _logits(outputs: tf.Tensor) -> tf.Tensor:
@@ -438,9 +478,3 @@ def _layer_norm(config: ElectraConfig) -> keras.layers.LayerNormalization:
 def _salt(layer: keras.layers.Layer) -> int:
     """A number for a layer's dropout that depends on its place in the model alone."""
     return derive_key("dropout", layer.path) & 0x7FFFFFFF
-
-
-def _shape(tensor: tf.Tensor) -> list:
-    """The dimensions of a tensor: numbers where they are known, else scalar tensors."""
-    dynamic = tf.shape(tensor)
-    return [dynamic[axis] if size is None else size for axis, size in enumerate(tensor.shape)]

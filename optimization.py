@@ -104,10 +104,18 @@ class Optimizer(abc.ABC):
         slots |= {f"v/{name}": slot for name, slot in self._v.items()}
         return slots | {"iterations": self.iterations}
 
-    def apply(self, gradients: dict[str, tf.Tensor], learning_rate: tf.Tensor) -> None:
-        """One update; `gradients` are dense, by variable name."""
-        self.iterations.assign_add(1)
-        constants = self._constants(learning_rate)
+    def apply(
+        self, gradients: dict[str, tf.Tensor], learning_rate: tf.Tensor, applied: tf.Tensor | bool = True
+    ) -> None:
+        """One update.
+
+        Args:
+            gradients: dense, by variable name.
+            applied: whether it changes anything. If not, the gradients must be zeros. No branch depends on
+                it, which TensorFlow would build twice, and start only when all it may need is there.
+        """
+        self.iterations.assign_add(tf.cast(applied, tf.int64))
+        constants = self._constants(tf.where(applied, learning_rate, 0.0), applied)
         for name, gradient in gradients.items():
             self._update(name, gradient, **constants)
 
@@ -119,14 +127,18 @@ class Optimizer(abc.ABC):
 
     def _corrections(self) -> tuple[tf.Tensor, tf.Tensor]:
         """1 - beta**t of both moments, in float64: in float32 the first updates would lose four digits."""
-        t = tf.cast(self.iterations, tf.float64)
+        # Before the first update that is applied there would be nothing to divide by.
+        t = tf.cast(tf.maximum(self.iterations, 1), tf.float64)
         return 1 - tf.pow(tf.constant(self._beta_1, tf.float64), t), 1 - tf.pow(
             tf.constant(self._beta_2, tf.float64), t
         )
 
     @abc.abstractmethod
-    def _constants(self, learning_rate: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What all variables' updates share, computed once an update: arguments of `_update`."""
+    def _constants(self, learning_rate: tf.Tensor, applied: tf.Tensor | bool) -> dict[str, tf.Tensor]:
+        """What all variables' updates share, computed once an update: arguments of `_update`.
+
+        With `applied` False, learning rate 0 and gradients of zeros they leave variables and slots unchanged.
+        """
 
     @abc.abstractmethod
     def _update(self, name: str, gradient: tf.Tensor, **constants: tf.Tensor) -> None:
@@ -144,7 +156,7 @@ class AdamW(Optimizer):
         super().__init__(variables, **settings)
         self._bias_correction = bias_correction
 
-    def _constants(self, learning_rate):
+    def _constants(self, learning_rate, applied):
         step_size, epsilon = learning_rate, tf.constant(EPSILON)
         if self._bias_correction:
             # m_hat / (sqrt(v_hat) + eps) = (c2 / c1) * m / (sqrt(v) + c2 * eps), c2 = sqrt(1 - beta_2**t):
@@ -157,8 +169,8 @@ class AdamW(Optimizer):
             "learning_rate": learning_rate,
             "step_size": step_size,
             "epsilon": epsilon,
-            "beta_1": tf.constant(self._beta_1, tf.float32),
-            "beta_2": tf.constant(self._beta_2, tf.float32),
+            "beta_1": tf.where(applied, tf.constant(self._beta_1, tf.float32), 1.0),
+            "beta_2": tf.where(applied, tf.constant(self._beta_2, tf.float32), 1.0),
             "zero": tf.constant(0.0),
         }
 
@@ -194,21 +206,28 @@ class Lamb(Optimizer):
         super().__init__(variables, **settings)
         self._skip_adaptive = skip_adaptive
 
-    def _constants(self, learning_rate):
+    def _constants(self, learning_rate, applied):
         correction_1, correction_2 = (tf.cast(value, tf.float32) for value in self._corrections())
-        return {"learning_rate": learning_rate, "correction_1": correction_1, "correction_2": correction_2}
+        # What stays of the moments, and what is new in them.
+        shares = tf.constant([self._beta_1, 1 - self._beta_1, self._beta_2, 1 - self._beta_2], tf.float32)
+        shares = tf.where(applied, shares, tf.constant([1.0, 0.0, 1.0, 0.0]))
+        return {
+            "learning_rate": learning_rate,
+            "shares": shares,
+            "correction_1": correction_1,
+            "correction_2": correction_2,
+        }
 
-    def _update(self, name, gradient, *, learning_rate, correction_1, correction_2):
+    def _update(self, name, gradient, *, learning_rate, shares, correction_1, correction_2):
         variable, m, v = self._variables[name], self._m[name], self._v[name]
         new_m, new_v, direction = _lamb_direction(
             variable.read_value(),
             m.read_value(),
             v.read_value(),
             gradient,
+            shares,
             correction_1,
             correction_2,
-            beta_1=self._beta_1,
-            beta_2=self._beta_2,
             decay_rate=self._decay_rate(name),
         )
         m.assign(new_m)
@@ -223,9 +242,9 @@ class Lamb(Optimizer):
 
 @chain
 def _lamb_direction(
-    variable, m, v, gradient, correction_1, correction_2, *, beta_1, beta_2, decay_rate
+    variable, m, v, gradient, shares, correction_1, correction_2, *, decay_rate
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    m = beta_1 * m + (1 - beta_1) * gradient
-    v = beta_2 * v + (1 - beta_2) * tf.square(gradient)
+    m = shares[0] * m + shares[1] * gradient
+    v = shares[2] * v + shares[3] * tf.square(gradient)
     direction = (m / correction_1) / (tf.sqrt(v / correction_2) + EPSILON)
     return m, v, direction + decay_rate * variable

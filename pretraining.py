@@ -45,6 +45,8 @@ class PretrainingModel(keras.layers.Layer):
         if config.electra_objective and config.untied_generator and not config.uniform_generator:
             shared = None if config.untied_generator_embeddings else self.electra.embeddings
             self.generator = Encoder(self.generator_config, shared, name="generator")
+        for encoder in (self.electra, self.masked_lm_encoder):
+            encoder.recompute = config.recompute
         if not config.uniform_generator:
             head_encoder = self.masked_lm_encoder
             self.masked_lm_head = MaskedLmHead(

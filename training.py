@@ -213,14 +213,12 @@ class Engine:
     def _apply(self, gradients, loss, scale, learning_rate):
         # A sum of squares that is finite has only finite parts, so one number tells of any overflow.
         norm = tf.linalg.global_norm(list(gradients.values())) / scale
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
+        applied = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         factor = tf.minimum(1.0, CLIP_NORM / tf.maximum(norm, 1e-30)) / scale
-
-        def apply():
-            self._optimizer.apply({name: value * factor for name, value in gradients.items()}, learning_rate)
-            return True
-
-        applied = tf.cond(finite, apply, lambda: False)
+        factor = tf.where(applied, factor, 0.0)
+        # Zero times what is not finite is zero here.
+        clipped = {name: tf.math.multiply_no_nan(value, factor) for name, value in gradients.items()}
+        self._optimizer.apply(clipped, learning_rate, applied)
         for accumulator in self._accumulators.values():
             accumulator.assign(tf.zeros_like(accumulator))
         return norm, applied

@@ -57,6 +57,7 @@ class SpeedConfig:
     gradient_accumulation_steps_p1: int = option(1, "micro-batches in a step, up to 128", group="speed")
     gradient_accumulation_steps_p2: int = option(1, "the same for longer sequences", group="speed")
     xla: bool = option(False, "compile our step with XLA", group="speed")
+    recompute: bool = option(False, "our step keeps layers' inputs alone", group="speed")
     gpus: int = option(1, "workers, each with a GPU, or a share of the processors without any", group="speed")
     against: str = option(
         "",
@@ -121,6 +122,7 @@ class SpeedConfig:
                         "gradient_accumulation_steps": getattr(self, f"gradient_accumulation_steps_p{phase}"),
                         "precision": precision,
                         "xla": self.xla,
+                        "recompute": self.recompute,
                         "vocab_size": self.vocab_size,
                         "sizes": json.dumps(sizes | {"max_position_embeddings": max(512, length)}),
                     }

@@ -45,6 +45,7 @@ class StepConfig:
     precision: str = option("fp32", "as of run_pretraining.py", group="step", choices=PRECISIONS)
     xla: bool = option(False, "compile the step with XLA", group="step")
     compile_chains: bool = option(True, "as of run_pretraining.py", group="step")
+    recompute: bool = option(False, "as of run_pretraining.py", group="step")
     torch_compile: bool = option(False, "compile the step with torch.compile", group="step")
     vocab_size: int = option(30522, "pieces of the vocabulary", group="step")
     sizes: str = option("{}", "JSON of sizes that replace the preset's", group="step")
@@ -62,6 +63,7 @@ class StepConfig:
             "precision": self.precision,
             "xla": self.xla,
             "compile_chains": self.compile_chains,
+            "recompute": self.recompute,
         }
         return from_dictionary(PretrainingConfig, recipe | settings | json.loads(self.sizes), "--sizes")
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import lean_imports
+
+lean_imports.keep_keras_lean()
 # Before any test loads TensorFlow, and passed on to the programs that tests start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

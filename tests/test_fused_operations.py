@@ -5,7 +5,15 @@ import pytest
 import tensorflow as tf
 
 import fused_operations
-from fused_operations import attention, dropout, dropout_seed, gelu_of_sum, residual_layer_norm, split_heads
+from fused_operations import (
+    attention,
+    dropout,
+    dropout_seeds,
+    gelu_of_sum,
+    gelu_of_sum_times,
+    residual_layer_norm,
+    split_heads,
+)
 
 ROWS, WIDTH = 24, 16
 RATE = 0.25
@@ -61,9 +69,48 @@ def test_gelu_and_its_gradient_are_tensorflows(dtype, atol):
     _assert_equal(ours, theirs, 2e-6 if dtype == tf.float32 else 4e-2 * 4)
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [(tf.float32, 2e-5), (tf.bfloat16, 0.5)], ids=["f32", "bf16"])
+def test_a_feed_forward_and_its_gradient_are_tensorflows(dtype, atol):
+    inputs = _random(ROWS, WIDTH), _random(WIDTH, seed=1), _random(WIDTH, 8, seed=2)
+    theirs = _with_gradients(lambda x, b, k: tf.nn.gelu(x + b, approximate=False) @ k, *inputs)
+    ours = _with_gradients(gelu_of_sum_times, *(tf.cast(value, dtype) for value in inputs))
+    assert ours[0].dtype == dtype
+    _assert_equal(ours, theirs, atol)
+
+
+def test_what_a_gradient_computes_again_is_not_kept_from_the_forward_pass():
+    """gelu's values would be as large as the products that they come from."""
+    inputs = _random(2048, 512), _random(512, seed=1), _random(512, 4, seed=2)
+    layers, size = 24, 2048 * 512 * 4
+
+    def many_layers(products, bias, kernel):
+        outputs = 0.0
+        for number in range(layers):
+            outputs += gelu_of_sum_times(products * (1.0 + number), bias, kernel)
+        return outputs
+
+    many_layers_used = _peak_bytes(many_layers, *inputs)
+    # The scaled products of each layer, and some tensors of the layers at work.
+    assert many_layers_used < 1.5 * layers * size
+
+
+def _peak_bytes(function, *inputs) -> int:
+    """Most bytes at once for a function and its gradient, inputs not counted."""
+    _with_gradients(function, *inputs)
+    try:
+        tf.config.experimental.reset_memory_stats("CPU:0")
+        before = tf.config.experimental.get_memory_info("CPU:0")["peak"]
+    except (ValueError, tf.errors.OpError):
+        before = 0
+    if not before:
+        pytest.skip("this TensorFlow does not count a processor's memory")
+    _with_gradients(function, *inputs)
+    return tf.config.experimental.get_memory_info("CPU:0")["peak"] - before
+
+
 @pytest.mark.parametrize("with_dropout", [False, True])
 def test_residual_layer_norm_and_its_gradient_are_the_formulas(with_dropout):
-    seed = dropout_seed(tf.constant([3, 4]), 5) if with_dropout else None
+    seed = dropout_seeds(tf.constant([3, 4]), [5])[0] if with_dropout else None
     mask = _mask([ROWS, WIDTH], seed) if with_dropout else 1.0
     inputs = (
         _random(ROWS, WIDTH),
@@ -96,7 +143,7 @@ def test_residual_layer_norm_takes_a_gradient_of_some_rows():
 @pytest.mark.parametrize("bias_rows", [1, 7])
 def test_attention_and_its_gradient_are_the_formula(with_dropout, bias_rows):
     batch, heads, length, size = 2, 3, 7, 4
-    seed = dropout_seed(tf.constant([3, 4]), 5) if with_dropout else None
+    seed = dropout_seeds(tf.constant([3, 4]), [5])[0] if with_dropout else None
     mask = _mask([batch, heads, length, length], seed) if with_dropout else 1.0
     inputs = [_random(batch, heads, length, size, seed=number) for number in range(3)]
     bias = tf.where(_random(batch, 1, bias_rows, length, seed=8) > 1, -10000.0, 0.0)
@@ -104,7 +151,8 @@ def test_attention_and_its_gradient_are_the_formula(with_dropout, bias_rows):
 
     def formula(query, key, value):
         scores = tf.einsum("bhqd,bhkd->bhqk", query, key) + bias
-        return tf.einsum("bhqk,bhkd->bhqd", tf.nn.softmax(scores) * mask, value)
+        context = tf.einsum("bhqk,bhkd->bqhd", tf.nn.softmax(scores) * mask, value)
+        return tf.reshape(context, [batch * length, heads * size])
 
     _assert_equal(ours, _with_gradients(formula, *inputs), 1e-5)
 
@@ -123,11 +171,13 @@ def test_one_graph_serves_several_lengths():
 
     @tf.function(input_signature=[tf.TensorSpec([None, WIDTH])], autograph=False)
     def call(inputs):
-        return gelu_of_sum(dropout(inputs, RATE, dropout_seed(tf.constant([1, 2]), 3)), tf.zeros([WIDTH]))
+        return gelu_of_sum(
+            dropout(inputs, RATE, dropout_seeds(tf.constant([1, 2]), [3])[0]), tf.zeros([WIDTH])
+        )
 
     for rows in (5, 8, 5):
         inputs = _random(rows, WIDTH)
-        mask = _mask([rows, WIDTH], dropout_seed(tf.constant([1, 2]), 3))
+        mask = _mask([rows, WIDTH], dropout_seeds(tf.constant([1, 2]), [3])[0])
         expected = tf.nn.gelu(inputs * mask, approximate=False)
         np.testing.assert_allclose(call(inputs), expected, atol=2e-6)
 
@@ -142,7 +192,7 @@ def _dropped_places(count: int, seed, rate: float = RATE) -> np.ndarray:
 def test_dropout_keeps_the_mean_and_drops_its_share():
     count = 200_000
     for rate in (0.1, 0.5):
-        outputs = dropout(tf.ones([count]), rate, dropout_seed(tf.constant([1, 2]), 3)).numpy()
+        outputs = dropout(tf.ones([count]), rate, dropout_seeds(tf.constant([1, 2]), [3])[0]).numpy()
         # Four standard deviations of a binomial share.
         assert abs((outputs == 0).mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / count)
         np.testing.assert_allclose(outputs[outputs > 0], 1 / (1 - rate), rtol=1e-5)
@@ -152,7 +202,7 @@ def test_dropout_of_other_updates_and_places_is_independent():
     """Correlations of masks across updates, places in the model and neighbouring entries are chance."""
     count = 100_000
     seeds = [([1, 2], 3), ([1, 3], 3), ([2, 2], 3), ([1, 2], 4), ([2, 1], 3), ([-5, 2**31 - 1], 3)]
-    masks = [_dropped_places(count, dropout_seed(tf.constant(seed), salt)) for seed, salt in seeds]
+    masks = [_dropped_places(count, dropout_seeds(tf.constant(seed), [salt])[0]) for seed, salt in seeds]
     masks = [mask.astype(np.float64) - mask.mean() for mask in masks]
     variance = RATE * (1 - RATE)
     for number, mask in enumerate(masks):
@@ -164,6 +214,6 @@ def test_dropout_of_other_updates_and_places_is_independent():
 
 def test_dropout_without_a_seed_or_a_rate_is_the_identity():
     inputs = _random(ROWS, WIDTH)
-    assert dropout_seed(None, 3) is None
+    assert dropout_seeds(None, [3]) == [None]
     assert dropout(inputs, RATE, None) is inputs
     assert dropout(inputs, 0.0, tf.constant([1, 2], tf.uint32)) is inputs

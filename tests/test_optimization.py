@@ -106,6 +106,23 @@ def test_lamb_equals_numpy(skip_adaptive, compiled, request):
         np.testing.assert_allclose(ours[name], truth[name], rtol=2e-5, atol=5e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("optimizer", [AdamW, Lamb])
+def test_an_update_that_is_not_applied_leaves_everything_as_it_is(optimizer):
+    """The first one too, when there are no moments yet."""
+    start, gradients, _ = _case()
+    variables = {name: tf.Variable(value) for name, value in start.items()}
+    subject = optimizer(variables, beta_1=0.9, beta_2=0.99, weight_decay_rate=0.01)
+    state = variables | subject.named_variables()
+    apply = tf.function(subject.apply)
+    for applied in (False, True, False):
+        before = {name: variable.numpy() for name, variable in state.items()}
+        values = gradients[0] if applied else {name: np.zeros_like(v) for name, v in gradients[0].items()}
+        gradient = {name: tf.constant(value) for name, value in values.items()}
+        apply(gradient, tf.constant(0.1), tf.constant(applied))
+        unchanged = {name for name, variable in state.items() if np.array_equal(variable, before[name])}
+        assert unchanged == (set() if applied else set(state))
+
+
 def test_skip_adaptive_changes_only_biases_and_layer_norm():
     start, gradients, rates = _case(2)
     runs = [

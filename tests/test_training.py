@@ -142,6 +142,24 @@ def test_compiled_chains_compute_the_same_update(changes, request):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "chains"])
+def test_recomputing_layers_computes_the_same_update(compiled, request):
+    """With dropout, whose masks come back the same."""
+    request.addfinalizer(lambda: fused_operations.compile_chains(False))
+    fused_operations.compile_chains(compiled)
+    batches, runs = _split(masked_batch(8), [4, 4]), []
+    for recompute in (False, True):
+        engine, variables = _engine(2, recompute=recompute)
+        result = engine.update(_update(1, *batches), 1e-2, _NeverStopped)
+        runs.append((result, {name: variable.numpy() for name, variable in variables.items()}))
+    (kept, kept_weights), (again, weights_again) = runs
+    assert again.loss == pytest.approx(kept.loss, rel=1e-6)
+    assert again.gradient_norm == pytest.approx(kept.gradient_norm, rel=1e-5)
+    for name, weights in kept_weights.items():
+        np.testing.assert_allclose(weights_again[name], weights, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.slow
 def test_xla_computes_the_same_update():
     plain, plain_variables = _engine(2, **NO_DROPOUT)
     compiled, compiled_variables = _engine(2, jit_compile=True, **NO_DROPOUT)
