@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from memory_counts import peak_bytes
 
 import fused_operations
 from fused_operations import (
@@ -89,23 +90,9 @@ def test_what_a_gradient_computes_again_is_not_kept_from_the_forward_pass():
             outputs += gelu_of_sum_times(products * (1.0 + number), bias, kernel)
         return outputs
 
-    many_layers_used = _peak_bytes(many_layers, *inputs)
+    used = peak_bytes(lambda: _with_gradients(many_layers, *inputs))
     # The scaled products of each layer, and some tensors of the layers at work.
-    assert many_layers_used < 1.5 * layers * size
-
-
-def _peak_bytes(function, *inputs) -> int:
-    """Most bytes at once for a function and its gradient, inputs not counted."""
-    _with_gradients(function, *inputs)
-    try:
-        tf.config.experimental.reset_memory_stats("CPU:0")
-        before = tf.config.experimental.get_memory_info("CPU:0")["peak"]
-    except (ValueError, tf.errors.OpError):
-        before = 0
-    if not before:
-        pytest.skip("this TensorFlow does not count a processor's memory")
-    _with_gradients(function, *inputs)
-    return tf.config.experimental.get_memory_info("CPU:0")["peak"] - before
+    assert used < 1.5 * layers * size
 
 
 @pytest.mark.parametrize("with_dropout", [False, True])
