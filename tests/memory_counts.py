@@ -7,7 +7,7 @@ import tensorflow as tf
 def peak_bytes(call) -> int:
     """Most bytes that TensorFlow holds on the processor during a second call, over those before it.
 
-    Tensors of less than 256 KiB are not counted.
+    Small tensors are not counted: a megabyte is enough.
     """
     call()
     try:
