@@ -54,6 +54,7 @@ ROWS = (
 STEP_NAME = "profiled step"
 # What Python does to hand arrays to the step, in the profiler's names.
 _INPUT_EVENTS = ("tf.constant", "EagerCopyToDevice")
+_CALL_OF_FUNCTION = "ExecutorState::ProcessAsync::Start"
 _OPERATION = re.compile(r"(?P<name>[^\s:]+):(?P<kind>\w+)")
 _XPLANE_MODULES = (
     "tensorflow.tsl.profiler.protobuf.xplane_pb2",
@@ -95,7 +96,7 @@ def read_events(folder: Path) -> list[Event]:
     space.ParseFromString(traces[-1].read_bytes())
     return [
         Event(
-            plane.event_metadata[event.metadata_id].name,
+            _name_of(event, plane),
             line.id,
             line.timestamp_ns * 1000 + event.offset_ps,
             line.timestamp_ns * 1000 + event.offset_ps + event.duration_ps,
@@ -105,6 +106,18 @@ def read_events(folder: Path) -> list[Event]:
         for line in plane.lines
         for event in line.events
     ]
+
+
+def _name_of(event, plane) -> str:
+    """An event's name; of an operation that the executor calls as a function, such as a chain, name and kind."""
+    name = plane.event_metadata[event.metadata_id].name
+    if name != _CALL_OF_FUNCTION:
+        return name
+    texts = {}
+    for stat in event.stats:
+        text = plane.stat_metadata[stat.ref_value].name if stat.ref_value else stat.str_value
+        texts[plane.stat_metadata[stat.metadata_id].name] = text
+    return f"{texts.get('name', '')}:{texts.get('kernel_type', '')}"
 
 
 def _trace_class() -> type:

@@ -92,6 +92,21 @@ def test_every_part_has_a_row():
     assert sorted(parts) == sorted(step_profile.ROWS)
 
 
+def test_a_chain_is_charged_to_the_place_that_calls_it(tmp_path):
+    """The profiler names the executor's call, and says beside it which operation that was."""
+    space = step_profile._trace_class()()
+    plane = space.planes.add(name="/host:CPU")
+    plane.event_metadata[1].name = "ExecutorState::ProcessAsync::Start"
+    for number, name in enumerate(["name", "kernel_type", "PartitionedCall"], 1):
+        plane.stat_metadata[number].name = name
+    event = plane.lines.add(id=7, timestamp_ns=1).events.add(metadata_id=1, offset_ps=5, duration_ps=10)
+    event.stats.add(metadata_id=1, str_value=f"{LAYER}/attention/self_1/dropout/PartitionedCall")
+    event.stats.add(metadata_id=2, ref_value=3)
+    (tmp_path / "trace.xplane.pb").write_bytes(space.SerializeToString())
+    (event,) = step_profile.read_events(tmp_path)
+    assert part_of(event.name) == "dropout" and (event.start, event.end) == (1005, 1015)
+
+
 def test_a_folder_without_a_trace_is_named(tmp_path):
     with pytest.raises(RunFailure, match="wrote no trace"):
         step_profile.read_events(tmp_path)
