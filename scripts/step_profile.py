@@ -109,7 +109,7 @@ def read_events(folder: Path) -> list[Event]:
 
 
 def _name_of(event, plane) -> str:
-    """An event's name; of an operation that the executor calls as a function, such as a chain, name and kind."""
+    """An event's name; name and kind of an operation that the executor calls as a function, as chains are."""
     name = plane.event_metadata[event.metadata_id].name
     if name != _CALL_OF_FUNCTION:
         return name
