@@ -123,40 +123,42 @@ def test_dropout_differs_between_updates_and_between_micro_batches():
     assert losses[0] == losses[2] != losses[1]
 
 
+@pytest.fixture
+def chains(request):
+    """A switch for compiled chains, off again after the test."""
+    request.addfinalizer(lambda: fused_operations.compile_chains(False))
+    return fused_operations.compile_chains
+
+
+def _updated(**changes):
+    """What an update of two micro-batches gives, and the weights after it."""
+    engine, variables = _engine(2, **changes)
+    result = engine.update(_update(1, *_split(masked_batch(8), [4, 4])), 1e-2, _NeverStopped)
+    return result, {name: variable.numpy() for name, variable in variables.items()}
+
+
+def _assert_same_update(ours, truth):
+    assert ours[0].loss == pytest.approx(truth[0].loss, rel=1e-5)
+    assert ours[0].gradient_norm == pytest.approx(truth[0].gradient_norm, rel=1e-4)
+    for name, weights in truth[1].items():
+        np.testing.assert_allclose(ours[1][name], weights, atol=2e-4, err_msg=name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, NO_DROPOUT], ids=["dropout", "no dropout"])
-def test_compiled_chains_compute_the_same_update(changes, request):
+def test_compiled_chains_compute_the_same_update(changes, chains):
     """With dropout too: its masks are hashes, the same ones whoever computes them."""
-    request.addfinalizer(lambda: fused_operations.compile_chains(False))
-    batches, runs = _split(masked_batch(8), [4, 4]), []
-    for compiled in (False, True):
-        fused_operations.compile_chains(compiled)
-        engine, variables = _engine(2, **changes)
-        result = engine.update(_update(1, *batches), 1e-2, _NeverStopped)
-        runs.append((result, {name: variable.numpy() for name, variable in variables.items()}))
-    (plain, plain_weights), (chained, chained_weights) = runs
-    assert chained.loss == pytest.approx(plain.loss, rel=1e-5)
-    assert chained.gradient_norm == pytest.approx(plain.gradient_norm, rel=1e-4)
-    for name, weights in plain_weights.items():
-        np.testing.assert_allclose(chained_weights[name], weights, atol=2e-4, err_msg=name)
+    plain = _updated(**changes)
+    chains(True)
+    _assert_same_update(_updated(**changes), plain)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "chains"])
-def test_recomputing_layers_computes_the_same_update(compiled, request):
+def test_recomputing_layers_computes_the_same_update(compiled, chains):
     """With dropout, whose masks come back the same."""
-    request.addfinalizer(lambda: fused_operations.compile_chains(False))
-    fused_operations.compile_chains(compiled)
-    batches, runs = _split(masked_batch(8), [4, 4]), []
-    for recompute in (False, True):
-        engine, variables = _engine(2, recompute=recompute)
-        result = engine.update(_update(1, *batches), 1e-2, _NeverStopped)
-        runs.append((result, {name: variable.numpy() for name, variable in variables.items()}))
-    (kept, kept_weights), (again, weights_again) = runs
-    assert again.loss == pytest.approx(kept.loss, rel=1e-6)
-    assert again.gradient_norm == pytest.approx(kept.gradient_norm, rel=1e-5)
-    for name, weights in kept_weights.items():
-        np.testing.assert_allclose(weights_again[name], weights, atol=2e-4, err_msg=name)
+    chains(compiled)
+    _assert_same_update(_updated(recompute=True), _updated())
 
 
 @pytest.mark.slow
