@@ -62,8 +62,7 @@ def set_up_training(config) -> None:
 def _use_whole_vectors() -> None:
     """Have XLA use 512-bit vectors where the processor has them; by default it stays at 256.
 
-    Chains take 10 to 45 % less time so. To be called before anything is compiled; a choice in the
-    environment's XLA_FLAGS stands.
+    To be called before anything is compiled; a choice in the environment's XLA_FLAGS stands.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     processors = Path("/proc/cpuinfo")
