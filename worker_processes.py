@@ -13,6 +13,10 @@ from concurrent.futures.process import BrokenProcessPool
 from command_line import RunFailure, Terminated
 
 
+# Far longer than a pool needs to notice that its workers are gone.
+_REMINDER_SECONDS = 2
+
+
 class WorkerDied(RunFailure):
     """A worker process ended without a result: the system ended it, most often for want of memory."""
 
@@ -35,25 +39,33 @@ def worker_pool(
         initializer=_set_up_worker,
         initargs=(initializer, initargs),
     )
-    try:
-        # The first tasks start the workers.
-        with _signals_deferred():
-            for _ in range(count):
-                pool.submit(os.getpid)
-        yield pool
-        # Here already, so that an interrupt ends workers that are still starting, too.
-        pool.shutdown(cancel_futures=True)
-    except BrokenProcessPool:
-        _close_unread_pipe(pool)
-        raise WorkerDied("a worker process died (out of memory?); run the command again to go on") from None
-    except (KeyboardInterrupt, Terminated):
-        # Results are complete or absent, so that nobody has to wait for the tasks that run.
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        _close_unread_pipe(pool)
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    broken = False
+    with _Interrupts() as interrupts:
+        try:
+            # The first tasks start the workers.
+            with interrupts.deferred():
+                for _ in range(count):
+                    pool.submit(os.getpid)
+            yield pool
+            # Here already, so that an interrupt ends workers that are still starting, too.
+            pool.shutdown(cancel_futures=True)
+        except BrokenProcessPool:
+            _close_unread_pipe(pool)
+            broken = True
+        except (KeyboardInterrupt, Terminated):
+            _end_workers()
+            _close_unread_pipe(pool)
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if broken:
+        raise WorkerDied("a worker process died (out of memory?); run the command again to go on")
+
+
+def _end_workers() -> None:
+    """Results are complete or absent, so that nobody has to wait for the tasks that run."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()
 
 
 def _close_unread_pipe(pool: ProcessPoolExecutor) -> None:
@@ -67,27 +79,67 @@ def _close_unread_pipe(pool: ProcessPoolExecutor) -> None:
             pool._call_queue._reader.close()
 
 
-@contextlib.contextmanager
-def _signals_deferred() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait while processes start: one that is cut off from its parent would complain.
+class _Interrupts:
+    """SIGINT, SIGTERM and SIGUSR1 while a pool is there end its workers, and with them whatever waits for one.
 
-    Ctrl-C reaches the whole process group, but the parent alone decides what happens: its workers inherit
-    that SIGINT is blocked. That alone does not make the parent wait: another thread may take the signal.
+    The signal follows at the end, when the pool is gone. Raised at once, its exception could strike where the
+    pool holds a lock that its own thread needs, and the program would wait for ever. A second signal, or the
+    first one again after a while spent without the pool, is not held back.
     """
-    arrived = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {
-        number: signal.signal(number, lambda number, frame: arrived.append(number)) for number in numbers
-    }
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        for number, handler in handlers.items():
+
+    def __init__(self):
+        self._arrived: int | None = None
+        self._deferring = False
+        self._reminder: threading.Timer | None = None
+        self._handlers: dict[int, Callable | int] = {}
+
+    def __enter__(self) -> "_Interrupts":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            # What is ignored, as of a program in the background, stays so.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._handlers[number] = signal.signal(number, self._arrive)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._restore_handlers()
+        if self._reminder is not None:
+            self._reminder.cancel()
+        # After an interrupt that got through there is nothing left to say.
+        if self._arrived is not None and exception[0] not in (KeyboardInterrupt, Terminated):
+            signal.raise_signal(self._arrived)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While processes start, nothing is ended: one that is cut off from its parent would complain.
+
+        Ctrl-C reaches the whole process group, but the parent alone decides what happens: its workers inherit
+        that SIGINT is blocked. That alone does not make the parent wait: another thread may take the signal.
+        """
+        self._deferring = True
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            self._deferring = False
+            if self._arrived is not None:
+                self._act()
+
+    def _arrive(self, number: int, frame) -> None:
+        self._arrived = number
+        if not self._deferring:
+            self._act()
+
+    def _act(self) -> None:
+        self._restore_handlers()
+        _end_workers()
+        self._reminder = threading.Timer(_REMINDER_SECONDS, os.kill, (os.getpid(), self._arrived))
+        self._reminder.daemon = True
+        self._reminder.start()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-    for number in arrived:
-        signal.raise_signal(number)
 
 
 def _set_up_worker(initializer: Callable | None, initargs: tuple) -> None:

@@ -48,6 +48,7 @@ def test_a_tiny_model_learns_a_language_whose_neighbours_predict_each_other(runs
         save_checkpoints_steps=1000,
         # Samples that are often of another topic, so that there is something to detect.
         temperature=3,
+        compile_chains=True,
         **model,
     )
     values = runs.evaluated("learns")[250]
@@ -479,7 +480,7 @@ def test_pretrain_config_repeats_the_run(runs: Runs, finished):
 
 @pytest.mark.parametrize("precision", ["amp", "bf16"])
 def test_mixed_precision_trains_and_resumes(runs: Runs, precision):
-    settings = {"precision": precision, "num_train_steps": 8}
+    settings = {"precision": precision, "num_train_steps": 8, "compile_chains": True}
     runs.run(f"{precision}-whole", **settings)
     runs.run(f"{precision}-parts", steps_this_run=4, **settings)
     runs.run(f"{precision}-parts", "--restore_checkpoint", **settings)

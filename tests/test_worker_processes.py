@@ -25,6 +25,10 @@ PROGRAM = """
     def interrupt(text):
         return 0
 
+    def lock(text):
+        time.sleep(0.5)
+        return 0
+
     def die(text):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -46,6 +50,11 @@ PROGRAM = """
         with worker_pool(2) as pool:
             # More than the pipe to the workers holds, so that the pool is in the midst of sending.
             tasks = [pool.submit({task}, "x" * 4_000_000) for _ in range(40)]
+            if "{task}" == "lock":
+                # As concurrent.futures.wait does, whose next line an interrupt may prevent.
+                tasks[0]._condition.acquire()
+                os.kill(os.getpid(), signal.SIGINT)
+                tasks[0]._condition.release()
             print(sum(task.result() for task in tasks))
         return 0
 
@@ -81,6 +90,21 @@ def test_a_dead_worker_ends_the_program_even_while_it_is_being_sent_data(tmp_pat
 def test_an_interrupt_between_the_start_of_a_worker_and_its_first_data_is_one_line(tmp_path):
     done = _run(tmp_path, "interrupt")
     assert (done.returncode, done.stderr) == (130, "program.py: error: interrupted\n")
+
+
+def test_an_interrupt_while_the_pool_is_locked_ends_the_program(tmp_path):
+    done = _run(tmp_path, "lock")
+    assert (done.returncode, done.stderr) == (130, "program.py: error: interrupted\n")
+
+
+def test_an_interrupt_is_not_held_back_for_long_by_work_of_the_parents_own():
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), worker_pool(2) as pool:
+        pool.submit(os.getpid).result()
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        while time.monotonic() - started < 30:
+            pass
+    assert time.monotonic() - started < 20
 
 
 def test_an_interrupt_ends_workers_that_are_still_starting_when_the_work_is_done():

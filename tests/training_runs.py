@@ -30,6 +30,8 @@ TRAINING = {
     "num_warmup_steps": 2,
     "save_checkpoints_steps": 4,
     "log_freq": 4,
+    # Compiling takes far longer than these few updates.
+    "compile_chains": False,
 }
 
 
