@@ -12,7 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 
 from command_line import RunFailure, Terminated
 
-
 # Far longer than a pool needs to notice that its workers are gone.
 _REMINDER_SECONDS = 2
 
@@ -80,7 +79,7 @@ def _close_unread_pipe(pool: ProcessPoolExecutor) -> None:
 
 
 class _Interrupts:
-    """SIGINT, SIGTERM and SIGUSR1 while a pool is there end its workers, and with them whatever waits for one.
+    """SIGINT, SIGTERM and SIGUSR1 while a pool is there: its workers end, and so does waiting for one.
 
     The signal follows at the end, when the pool is gone. Raised at once, its exception could strike where the
     pool holds a lock that its own thread needs, and the program would wait for ever. A second signal, or the
