@@ -92,6 +92,20 @@ def evaluate(
     }
 
 
+def only_answered(dataset: list, predictions: dict) -> list:
+    """The part of a data set that predictions are of, where only some of it was asked."""
+    return [
+        article
+        | {
+            "paragraphs": [
+                paragraph | {"qas": [entry for entry in paragraph["qas"] if entry["id"] in predictions]}
+                for paragraph in article["paragraphs"]
+            ]
+        }
+        for article in dataset
+    ]
+
+
 def normalize(text: str) -> str:
     """Lower-cased, without ASCII punctuation, then without the words a, an, the; single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())

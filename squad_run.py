@@ -210,7 +210,7 @@ class SquadRun(FineTuningRun):
         predictions = files.read_json(folder / PREDICTIONS)
         dataset = json.loads(Path(config.data_file("dev")).read_text(encoding="utf-8-sig"))["data"]
         if config.max_questions:
-            dataset = _only(dataset, predictions)
+            dataset = squad_evaluation.only_answered(dataset, predictions)
         try:
             scores = squad_evaluation.evaluate(
                 dataset, predictions, self._null_odds, config.version_2_with_negative, math.inf
@@ -219,17 +219,3 @@ class SquadRun(FineTuningRun):
             raise RunFailure(f"{config.data_file('dev')} cannot be scored: {error}") from None
         files.write_json(folder / RESULTS, scores)
         return scores
-
-
-def _only(dataset: list, predictions: dict) -> list:
-    """The part of a data set that was asked, under --max_questions."""
-    return [
-        article
-        | {
-            "paragraphs": [
-                paragraph | {"qas": [entry for entry in paragraph["qas"] if entry["id"] in predictions]}
-                for paragraph in article["paragraphs"]
-            ]
-        }
-        for article in dataset
-    ]

@@ -11,7 +11,6 @@ run_tf_squad.py's log has for the same. Every batch is timed but the first.
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,8 @@ import numpy as np
 
 # Run by its path, Python looks for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import huggingface_squad
 
 from command_line import UsageError, option, parse, require, run_program
 from squad_data import iterate_questions
@@ -47,17 +48,7 @@ class SpeedConfig:
 
 def main() -> int:
     config = parse(SpeedConfig, description=__doc__)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UsageError(f"{error}; bash scripts/install.sh --tests installs it") from None
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.manual_seed(0)
-    transformers.logging.set_verbosity_error()
-    tokenizer = transformers.BertTokenizerFast(vocab_file=f"{config.electra_model}/vocab.txt")
-    model = transformers.AutoModelForQuestionAnswering.from_pretrained(config.electra_model)
+    torch, _, tokenizer, model = huggingface_squad.load(config.electra_model, seed=0)
     trains = config.what == "training"
     windows = _windows(tokenizer, Path(config.data_dir) / f"{'train' if trains else 'dev'}-v1.1.json")
     count = len(windows["input_ids"])
@@ -83,17 +74,9 @@ def main() -> int:
 def _windows(tokenizer, path: Path) -> dict:
     """Tensors [windows, 384] of a SQuAD 1.1 file."""
     questions = list(iterate_questions(path, "data_dir", version_2=False))
-    encoded = tokenizer(
-        [question.text for question in questions],
-        [question.context for question in questions],
-        max_length=_LENGTH,
-        stride=_OVERLAP,
-        truncation="only_second",
-        padding="max_length",
-        return_overflowing_tokens=True,
-        return_tensors="pt",
-    )
-    return {name: encoded[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    encoded = huggingface_squad.windows(tokenizer, questions, _LENGTH, _OVERLAP)
+    tensors = {name: encoded[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    return tokenizer.pad(tensors, padding="max_length", max_length=_LENGTH, return_tensors="pt")
 
 
 def _answering_step(model):

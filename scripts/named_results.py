@@ -236,6 +236,15 @@ RESULTS: dict[str, NamedResult] = {
         settings=("PRECISION", "MAX_QUESTIONS"),
         flags={"MAX_QUESTIONS": "--max_questions"},
     ),
+    "squad_huggingface": NamedResult(
+        summary="the same by Hugging Face's model and PyTorch (scripts/huggingface_squad_scores.py)",
+        command=("bash", "scripts/quickstart_squad.sh", "--init", "minilm", "--huggingface"),
+        environment=_of_squad,
+        read=read_squad,
+        figures=_ANSWERS | _SCRIPT,
+        settings=("PRECISION", "MAX_QUESTIONS"),
+        flags={"MAX_QUESTIONS": "--max_questions"},
+    ),
     "pretrain_small": NamedResult(
         summary="scripts/pretrain_small.sh: ELECTRA-small from random weights for hours, once resumed",
         command=("bash", "scripts/pretrain_small.sh"),

@@ -33,7 +33,7 @@ if arguments[0] == "run_inference.py":
 if arguments[0] == "scripts/huggingface_squad_speed.py":
     what = "training" if "training" in arguments else "inference"
     print(json.dumps({{f"{{what}}_sequences_per_second": 4.5}}))
-if arguments[0] == "run_tf_squad.py":
+if arguments[0] in ("run_tf_squad.py", "scripts/huggingface_squad_scores.py"):
     words = [part for word in arguments for part in word.split("=", 1)]
     output = pathlib.Path(words[words.index("--output_dir") + 1])
     if os.environ.get("WAIT"):
@@ -519,6 +519,26 @@ def test_hugging_faces_speed_is_measured_with_their_model(what, tmp_path):
     assert list(result) == [f"{kind}_sequences_per_second"] and result.popitem()[1] > 0
 
 
+@pytest.mark.slow
+def test_hugging_faces_model_learns_to_answer_and_is_scored_by_the_evaluation_program(tmp_path, run_program):
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    weights, out = tmp_path / "weights", tmp_path / "out"
+    write_encoder(weights, dataclasses.replace(CONFIG, max_position_embeddings=384))
+    write_questions(tmp_path, 120)
+    words = ["--electra_model", weights, "--data_dir", tmp_path, "--output_dir", out, "--max_questions", "90"]
+    words += ["--learning_rate", "1e-2", "--num_train_epochs", "12"]
+    done = run_program("scripts/huggingface_squad_scores.py", *words)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((out / "eval_results.json").read_text())
+    assert scores["exact_match"] > 90 and json.loads(done.stdout) == scores
+    predictions = json.loads((out / "predictions.json").read_text())
+    assert len(predictions) == 90
+    scored = run_program("squad_evaluation.py", tmp_path / "dev-v1.1.json", out / "predictions.json")
+    # Of the 120 questions 30 were not asked, and count as wrong there.
+    assert json.loads(scored.stdout)["f1"] * 120 == pytest.approx(scores["f1"] * 90)
+
+
 def test_a_benchmark_takes_nvidias_positionals(launch):
     out = launch.folder / "elsewhere"
     words = ["prediction", 1, 4, 24, "fp32", "2.0", "questions", out, "tuned", "features"]
@@ -583,6 +603,24 @@ def test_one_command_fine_tunes_scores_and_answers_three_questions(quickstart):
     assert f"run_inference.py --electra_model {out}/model" in done.stdout
     again, calls = quickstart("quickstart_squad.sh", "--init=minilm", "--max-questions=60", PRECISION="fp32")
     assert again.returncode == 0 and settings(calls[1]) == config
+
+
+def test_the_same_is_fine_tuned_by_hugging_face_in_a_folder_of_its_own(quickstart):
+    words = ("--init", "minilm", "--max_questions", "60")
+    done, calls = quickstart("quickstart_squad.sh", *words, "--huggingface", SEED=3, PRECISION="tf32")
+    assert done.returncode == 0, done.stderr
+    out = str(quickstart.folder / "quickstart" / "squad_minilm_first_60_huggingface_seed_3")
+    assert programs(calls) == ["data/package_files.py", "scripts/huggingface_squad_scores.py"]
+    flags = dict(zip(calls[1][1::2], calls[1][2::2], strict=True))
+    assert flags == {
+        "--precision": "fp32",
+        "--electra_model": str(quickstart.folder / "quickstart" / "minilm"),
+        "--data_dir": "questions",
+        "--output_dir": out,
+        "--seed": "3",
+        "--max_questions": "60",
+    }
+    assert "exact match 36.75, F1 48.50" in done.stdout and "an answer" not in done.stdout
 
 
 def test_the_quickstarts_discriminator_is_taken_where_there_is_one(quickstart):
