@@ -70,6 +70,10 @@ _PANELS = (
     _Panel("throughput (sequences/s)", (_Curve("train_perf", "whole updates", TRAINING),)),
     _Panel("throughput (tokens/s)", (_Curve("tokens_per_second", "without padding", TRAINING),)),
     _Panel(
+        "utilization (% of the machine's ceiling)",
+        (_Curve("utilization", "whole updates", TRAINING, factor=100),),
+    ),
+    _Panel(
         "waiting for data (% of the time)",
         (
             _Curve("data_wait", "first worker", TRAINING, factor=100),

@@ -40,6 +40,7 @@ def training_line(update: int) -> dict[str, float]:
         "learning_rate": 2e-4,
         "loss_scale": 32768.0,
         "tokens_per_second": 100.0 * 128 * 0.9,
+        "utilization": 0.45,
         "data_wait": 0.001,
         "worst_data_wait": 0.002,
         "worst_data_wait_worker": 1.0,

@@ -287,7 +287,7 @@ def test_without_a_record_nothing_is_run(reproductions):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nothing"], "name nothing: is none of quickstart, squad, pretrain_small, ablation"),
+        (["nothing"], "name nothing: is none of quickstart, squad, squad_huggingface, pretrain_small, ablation"),
         (["quickstart", "--seeds", "1,1"], "--seeds 1,1: must be different whole numbers"),
         (
             ["quickstart", "--record", "--from", "/nowhere", "--seeds", "1"],
@@ -398,7 +398,7 @@ def test_a_real_quickstarts_figures_are_those_of_the_table_that_it_printed():
 
 
 def test_a_run_that_left_nothing_is_a_failure_in_one_line(tmp_path):
-    for name in ("quickstart", "squad", "pretrain_small", "ablation"):
+    for name in RESULTS:
         with pytest.raises(RunFailure):
             RESULTS[name].read(tmp_path)
     write_run(tmp_path / "results/models/quickstart", updates=range(500, 1001, 500))

@@ -53,6 +53,19 @@ def test_a_picture_of_several_runs_and_of_a_log_with_two_keys_is_drawn(tmp_path)
     assert "100.0 sequences/s" in table(nvidia.phases)
 
 
+def test_everything_that_a_run_logs_has_its_curve(tmp_path):
+    charts = {chart.title: chart for chart in run_curves.charts([read_run(str(write_run(tmp_path / "a")))])}
+    shown = {series.label for chart in charts.values() for series in chart.series}
+    assert {"majority rate", "worker that waits longest", "word frequencies alone, at [MASK]"} <= shown
+    words = "total loss, masked-LM loss, replaced-token loss, replaced-token accuracy, replaced-token AUC, "
+    words += "masked-LM accuracy, sampled-token accuracy, gradient norm, learning rate, loss scale, "
+    words += "throughput (sequences/s), throughput (tokens/s), utilization, waiting for data, epochs"
+    for title in words.split(", "):
+        assert sum(name.startswith(title) for name in charts) == 1, title
+    (utilization,) = charts["utilization (% of the machine's ceiling)"].series
+    assert {value for _, value in utilization.points} == {45.0}
+
+
 def test_long_curves_keep_their_spikes(tmp_path):
     """A hundred thousand lines, one of them high and one low, in a few hundred points."""
     lines = range(1, 100_001)
