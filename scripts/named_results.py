@@ -124,7 +124,7 @@ def read_ablation(folder: Path) -> SeedResult:
     together = SeedResult({})
     for variant in variants:
         result = read_pretraining(folder / "results" / "models" / variant)
-        for path, form in (("squad", read_squad), ("glue", _read_glue)):
+        for path, form in (("squad", read_squad), ("glue", _read_glue), ("reviews", _read_glue)):
             tuned = folder / path / variant
             if tuned.is_dir():
                 scored = form(tuned)

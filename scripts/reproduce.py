@@ -33,7 +33,7 @@ import files
 from command_line import EXIT_FAILURE, RunFailure, Terminated, UsageError, option, parse, require, run_program
 
 _SECONDS_TO_END = 120.0
-_NAMES = "\n".join(f"    {name:16}{result.summary}" for name, result in RESULTS.items())
+_NAMES = "\n".join(f"    {name:20}{result.summary}" for name, result in RESULTS.items())
 
 
 @dataclass

