@@ -5,6 +5,7 @@ itself is not on the package index. Lines are appended, never truncated: a resum
 """
 
 import datetime
+import gzip
 import json
 import sys
 import time
@@ -175,9 +176,13 @@ def duration(seconds: float | None) -> str:
 
 
 def read_dll_log(path: str | Path) -> list[dict]:
-    """The events of a DLLogger file, in order; a line cut off by a kill is left out."""
+    """The events of a DLLogger file, in order; a line cut off by a kill is left out.
+
+    One that ends in .gz is read as such.
+    """
     events = []
-    with open(path, encoding="utf-8", errors="replace") as stream:
+    opened = gzip.open if Path(path).suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8", errors="replace") as stream:
         for line in stream:
             if line.startswith("DLLL "):
                 try:

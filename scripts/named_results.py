@@ -102,7 +102,8 @@ def read_squad(folder: Path) -> SeedResult:
     weights = folder / "weights.sha256"
     if weights.is_file():
         inputs["weights_sha256"] = files.sha256_of_file(weights)
-    return SeedResult({name: float(scores[name]) for name in _ANSWERS}, inputs)
+    logs = _logs_of({"fine_tuning": folder})
+    return SeedResult({name: float(scores[name]) for name in _ANSWERS}, inputs, logs=logs)
 
 
 def read_pretrain_small(folder: Path) -> SeedResult:
@@ -131,8 +132,10 @@ def read_ablation(folder: Path) -> SeedResult:
                 # The weights are the run's own.
                 result.inputs |= {k: v for k, v in scored.inputs.items() if k != "weights_sha256"}
                 result.figures |= scored.figures
+                together.logs |= {f"{variant}.fine_tuning": log for log in scored.logs.values()}
         together.figures |= {f"{variant}/{name}": value for name, value in result.figures.items()}
         together.curves[variant] = result.curves[_CURVE]
+        together.logs |= {f"{variant}.pre_training": log for log in result.logs.values()}
         together.inputs |= result.inputs
     return together
 
@@ -157,7 +160,7 @@ def read_pretraining(run_folder: Path) -> SeedResult:
         figures["sequences_per_second"] = median_high(rates)
     figures |= _to_target(run)
     curve = run.points("held_out", keys["masked_lm_loss"])
-    return SeedResult(figures, _inputs_of(run), {_CURVE: curve})
+    return SeedResult(figures, _inputs_of(run), {_CURVE: curve}, _logs_of({"pre_training": run_folder}))
 
 
 def _to_target(run: RunLog) -> dict[str, float]:
@@ -196,7 +199,14 @@ def _read_glue(folder: Path) -> SeedResult:
     rows = (folder / "predictions.tsv").read_text(encoding="utf-8").splitlines()
     labels = [row.split("\t")[::2] for row in rows]
     inputs = {"labels_sha256": _sha256_of_json(labels)}
-    return SeedResult({name: float(mean[name]) for name in _LABELS if name in mean}, inputs)
+    logs = _logs_of({"fine_tuning": folder})
+    return SeedResult({name: float(mean[name]) for name in _LABELS if name in mean}, inputs, logs=logs)
+
+
+def _logs_of(runs: Mapping[str, Path]) -> dict[str, Path]:
+    """The DLLogger files of runs' folders, of those that have one."""
+    logs = {name: folder / "logs" / "dllogger.log" for name, folder in runs.items()}
+    return {name: path for name, path in logs.items() if path.is_file()}
 
 
 def _read_json(path: Path):

@@ -5,9 +5,9 @@
 
 Figures are compared by their means over the seeds: within is what differs from the recorded mean by no more
 than twice the recorded deviation, or than the figure's floor. Seconds and rates are shown only. --record
-wants the code of one commit, from a working tree without changes, and writes docs/results/NAME.json and
-docs/results.md. --from takes a finished folder instead of running anything: one seed's, or one that holds
-seed_<seed>/.
+wants the code of one commit, from a working tree without changes, and writes docs/results/NAME.json, the logs
+in docs/results/NAME/ and docs/results.md. --from takes a finished folder instead of running anything: one
+seed's, or one that holds seed_<seed>/.
 """
 
 import os
@@ -97,6 +97,7 @@ def reproduce(
     provenance = {seed: run_provenance.read(folder) for seed, folder in folders.items()}
     if config.record:
         path = result_records.write(result_records.make(config.name, results, provenance), records)
+        result_records.write_logs(config.name, results, folders, records)
         _update_document(document, records)
         print(f"wrote {path}")
         return 0

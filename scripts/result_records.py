@@ -3,8 +3,10 @@
 What a result runs and where its figures are read is in named_results.py.
 """
 
+import gzip
 import math
 import re
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,11 +49,13 @@ class SeedResult:
         figures: by names; of a name with slashes, the last part says which Figure it is.
         inputs: what the figures follow from beside code and settings, such as checksums of the data.
         curves: held-out loss over the updates, by names.
+        logs: DLLogger files, by the names of what was run.
     """
 
     figures: dict[str, float]
     inputs: dict[str, str] = field(default_factory=dict)
     curves: dict[str, Points] = field(default_factory=dict)
+    logs: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,26 @@ def write(record: dict, folder: Path = RECORDS) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(path_of(record["name"], folder), record)
     return path_of(record["name"], folder)
+
+
+def write_logs(
+    name: str, results: Mapping[str, SeedResult], folders: Mapping[str, Path], records: Path = RECORDS
+) -> None:
+    """Write the logs of a record, compressed, in the place of those that it had.
+
+    Where they lay is left out: paths begin at the seed's folder, or at the one that holds it.
+    """
+    target = records / name
+    shutil.rmtree(target, ignore_errors=True)
+    for seed, result in results.items():
+        folder = folders[seed].resolve()
+        for title, path in result.logs.items():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            text = text.replace(str(folder), ".").replace(str(folder.parent), "..")
+            target.mkdir(parents=True, exist_ok=True)
+            # Without the time of writing: the same log is the same file.
+            compressed = gzip.compress(text.encode("utf-8"), mtime=0)
+            files.write_bytes(target / f"seed_{seed}.{title}.log.gz", compressed)
 
 
 # ------------------------------------------------------------------------------------------------- shown

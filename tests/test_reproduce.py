@@ -1,5 +1,6 @@
 """Named results: what is within a record's spread, what may be recorded, where figures are read."""
 
+import gzip
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from update_readme import with_current_records
 
 import files
 from command_line import RunFailure, UsageError
+from run_log import read_run
 from tokenization import load_vocabulary
 
 FIGURES = {"loss": Figure("loss", 0.5), "minutes": Figure("minutes", None, 1)}
@@ -461,6 +463,7 @@ def test_an_ablations_figures_stand_by_variant(tmp_path):
     result = named_results.read_ablation(tmp_path)
     assert result.figures["mask_15/masked_lm_loss"] == 5.5 and result.figures["masked_lm/f1"] == 100
     assert set(result.curves) == {"mask_15", "masked_lm"}
+    assert set(result.logs) == {"mask_15.pre_training", "masked_lm.pre_training"}
     for name in result.figures:
         assert result_records.figure_of(name, RESULTS["ablation"].figures)
 
@@ -633,6 +636,12 @@ def test_a_small_pre_training_is_recorded_from_its_folder_and_agrees_with_itself
         config = ReproductionConfig(name=name, record=record, from_folder=str(folder))
         assert reproduce.reproduce(config, RESULTS[name], tmp_path / "records", document) == 0
     assert "seed 3" in document.read_text()
+    (log,) = (tmp_path / "records" / name).iterdir()
+    assert log.name == "seed_3.pre_training.log.gz"
+    recorded, own = read_run(str(log)), read_run(str(folder / "results/models/pretrain_small"))
+    assert recorded.phases[-1].training == own.phases[-1].training
+    assert str(tmp_path) not in gzip.decompress(log.read_bytes()).decode()
+    assert recorded.settings["results_dir"] == "./results"
     assert "within the spread" in capsys.readouterr().out
     record = files.read_json(tmp_path / "records" / f"{name}.json")
     assert record["inputs"]["text_sha256"] and list(record["seeds"]) == ["3"]
