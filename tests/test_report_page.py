@@ -150,4 +150,4 @@ def test_axes_have_round_ticks_within_their_range():
 def test_one_value_alone_and_equal_values_are_drawn(tmp_path):
     run = read_run(str(write_run(tmp_path, updates=[500])))
     drawn = [svg_chart.draw(chart) for chart in run_curves.charts([run])]
-    assert len(drawn) == 14 and all("<circle" in chart and "nan" not in chart for chart in drawn)
+    assert len(drawn) == 15 and all("<circle" in chart and "nan" not in chart for chart in drawn)
