@@ -29,6 +29,23 @@ _SHAPES = ((512, 512, 512), (1024, 1024, 1024), (4096, 768, 3072), (2048, 2048, 
 _SECONDS_AT_START = 0.3
 
 
+class Ceiling:
+    """The ceiling of this process's device during a run; looked for when it is first needed."""
+
+    def __init__(self, precision: str):
+        self._precision = precision
+        self._flops_per_second = 0.0
+
+    def utilization(self, flops_per_second: float) -> float:
+        """The share of the ceiling that a rate is, 0 to 1.
+
+        One that was measured while other programs computed may be too low: what the run reaches raises it.
+        """
+        self._flops_per_second = self._flops_per_second or of_run(self._precision)
+        self._flops_per_second = max(self._flops_per_second, flops_per_second)
+        return flops_per_second / self._flops_per_second
+
+
 def of_run(precision: str) -> float:
     """FLOP/s at most of this process's device, for a run's log: tabulated, or measured in under a second.
 

@@ -5,7 +5,6 @@ A task's run (pretraining_run.py, squad_run.py) adds its model, its start, its m
 
 import abc
 import dataclasses
-import functools
 import hashlib
 import os
 import time
@@ -70,6 +69,7 @@ class TrainingRun(abc.ABC):
             lengths_vary=self._lengths_vary,
         )
         self._started = time.time()
+        self._ceiling = machine_ceiling.Ceiling(config.precision)
         self._last_metrics: dict[str, float] = {}
         self.done = 0
         self._watch = StallWatch(
@@ -233,7 +233,7 @@ class TrainingRun(abc.ABC):
         record = {}
         if rates:
             record["train_perf"] = rates.pop("train_perf")
-            record["utilization"] = rates.pop("flops_per_second") / self._ceiling
+            record["utilization"] = self._ceiling.utilization(rates.pop("flops_per_second"))
         record |= values
         record |= {"grad_norm": window.gradient_norm, "learning_rate": window.learning_rate}
         if window.loss_scale is not None:
@@ -248,11 +248,6 @@ class TrainingRun(abc.ABC):
             f"Step:{step:6d}, {self._log_line(values)}, "
             f"Perf:{record.get('train_perf', 0.0):6.1f}, ETA: {duration(window.seconds_left)}"
         )
-
-    @functools.cached_property
-    def _ceiling(self) -> float:
-        """FLOP/s of this worker's device at most, found when the first rate is logged: starts stay short."""
-        return machine_ceiling.of_run(self._config.precision)
 
     def _save(self, step: int) -> None:
         config = self._config

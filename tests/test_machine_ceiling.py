@@ -73,3 +73,12 @@ def test_a_runs_measurement_takes_less_than_a_second_of_processor_time_a_core(mo
     start = time.thread_time()
     assert machine_ceiling.of_run("bf16") > 1e8
     assert time.thread_time() - start < 1.0
+
+
+def test_a_ceiling_is_found_once_and_raised_by_what_a_run_reaches(monkeypatch):
+    asked = []
+    monkeypatch.setattr(machine_ceiling, "of_run", lambda precision: asked.append(precision) or 100.0)
+    ceiling = machine_ceiling.Ceiling("bf16")
+    assert not asked
+    assert [ceiling.utilization(rate) for rate in (50, 200, 50)] == [0.5, 1.0, 0.25]
+    assert asked == ["bf16"]
