@@ -273,10 +273,11 @@ def _opened(package: Path, member: Member) -> Iterator[BinaryIO]:
 
 
 def _regular_file(archive: tarfile.TarFile, path: str) -> BinaryIO:
-    opened = archive.extractfile(path) if archive.getmember(path).isfile() else None
-    if opened is None:
+    entry = archive.getmember(path)
+    # A link may lead anywhere.
+    if not entry.isfile():
         raise KeyError(path)
-    return opened
+    return archive.extractfile(entry)
 
 
 if __name__ == "__main__":
