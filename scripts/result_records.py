@@ -23,6 +23,7 @@ RECORDS = ROOT / "docs" / "results"
 DOCUMENT = ROOT / "docs" / "results.md"
 _CURVE_POINTS = 40
 _DEVIATIONS = 2.0
+_ABSOLUTE_PATH = re.compile(r'"/(?:[^"/]*/)*([^"/]*)"')
 _TABLE = re.compile(r"(<!-- record: (\w+) -->\n).*?(<!-- /record -->)", re.DOTALL)
 
 
@@ -217,7 +218,8 @@ def write_logs(
 ) -> None:
     """Write the logs of a record, compressed, in the place of those that it had.
 
-    Where they lay is left out: paths begin at the seed's folder, or at the one that holds it.
+    Where they lay is left out: paths begin at the seed's folder, or at the one that holds it; of others there
+    is the last part.
     """
     target = records / name
     shutil.rmtree(target, ignore_errors=True)
@@ -226,6 +228,7 @@ def write_logs(
         for title, path in result.logs.items():
             text = path.read_text(encoding="utf-8", errors="replace")
             text = text.replace(str(folder), ".").replace(str(folder.parent), "..")
+            text = _ABSOLUTE_PATH.sub(r'".../\1"', text)
             target.mkdir(parents=True, exist_ok=True)
             # Without the time of writing: the same log is the same file.
             compressed = gzip.compress(text.encode("utf-8"), mtime=0)
