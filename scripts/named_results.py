@@ -102,7 +102,7 @@ def read_squad(folder: Path) -> SeedResult:
     weights = folder / "weights.sha256"
     if weights.is_file():
         inputs["weights_sha256"] = files.sha256_of_file(weights)
-    logs = _logs_of({"fine_tuning": folder})
+    logs = _log_of("fine_tuning", folder)
     return SeedResult({name: float(scores[name]) for name in _ANSWERS}, inputs, logs=logs)
 
 
@@ -160,7 +160,7 @@ def read_pretraining(run_folder: Path) -> SeedResult:
         figures["sequences_per_second"] = median_high(rates)
     figures |= _to_target(run)
     curve = run.points("held_out", keys["masked_lm_loss"])
-    return SeedResult(figures, _inputs_of(run), {_CURVE: curve}, _logs_of({"pre_training": run_folder}))
+    return SeedResult(figures, _inputs_of(run), {_CURVE: curve}, _log_of("pre_training", run_folder))
 
 
 def _to_target(run: RunLog) -> dict[str, float]:
@@ -199,14 +199,14 @@ def _read_glue(folder: Path) -> SeedResult:
     rows = (folder / "predictions.tsv").read_text(encoding="utf-8").splitlines()
     labels = [row.split("\t")[::2] for row in rows]
     inputs = {"labels_sha256": _sha256_of_json(labels)}
-    logs = _logs_of({"fine_tuning": folder})
+    logs = _log_of("fine_tuning", folder)
     return SeedResult({name: float(mean[name]) for name in _LABELS if name in mean}, inputs, logs=logs)
 
 
-def _logs_of(runs: Mapping[str, Path]) -> dict[str, Path]:
-    """The DLLogger files of runs' folders, of those that have one."""
-    logs = {name: folder / "logs" / "dllogger.log" for name, folder in runs.items()}
-    return {name: path for name, path in logs.items() if path.is_file()}
+def _log_of(name: str, run_folder: Path) -> dict[str, Path]:
+    """A run's DLLogger file by the name of what was run; nothing where it has none."""
+    path = run_folder / "logs" / "dllogger.log"
+    return {name: path} if path.is_file() else {}
 
 
 def _read_json(path: Path):
