@@ -12,6 +12,7 @@ framing are tfrecords.py's.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,62 +49,112 @@ def example_length(payload: bytes) -> int | None:
     return _count_varints(varints) or None
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Where the integers of an example's features lie, and the bytes around them.
+
+    The walk that finds the features reads the bytes around the integers alone. So an example that is as long
+    as another and equal to it there has its features where that one has them.
+
+    Attributes:
+        places: start and end of each feature's integers, by name.
+        around: what stands elsewhere, with its start.
+    """
+
+    places: tuple[tuple[bytes, int, int], ...]
+    around: tuple[tuple[int, bytes], ...]
+
+    def is_of(self, payload: bytes) -> bool:
+        """Whether an example as long as the one that this was taken from has this layout."""
+        return all(payload.startswith(content, start) for start, content in self.around)
+
+
+# The last layout of each length: the examples of one writer that are of one length share one.
+_LAYOUTS: dict[int, _Layout] = {}
+_MOST_LAYOUTS = 4096
+# Others have content there that is no name, and differ in it anyway.
+_MOST_BYTES_AROUND = 1024
+
+
 def _integer_lists(payload: bytes) -> dict[bytes, bytes]:
     """The varints of each feature that holds integers, joined; of a name that stands twice the last.
 
     Raises:
         ValueError: the payload is no such message.
     """
+    layout = _LAYOUTS.get(len(payload))
+    if layout is not None and layout.is_of(payload):
+        return {name: payload[start:end] for name, start, end in layout.places}
     try:
-        return dict(
-            _map_entry(entry)
-            for tag, features in _fields(payload)
+        pieces = dict(
+            _map_entry(payload, *entry)
+            for tag, *features in _fields(payload, 0, len(payload))
             if tag == _CONTENT[1]
-            for tag, entry in _fields(features)
+            for tag, *entry in _fields(payload, *features)
             if tag == _CONTENT[1]
         )
     except IndexError:
         raise ValueError(_NO_EXAMPLE) from None
+    _remember_layout(payload, pieces)
+    return {name: b"".join(payload[start:end] for start, end in of_name) for name, of_name in pieces.items()}
 
 
-def _map_entry(entry: bytes) -> tuple[bytes, bytes]:
-    """Name and varints of a feature; those of one that holds something else than integers are none."""
-    name = varints = b""
-    for tag, content in _fields(entry):
+def _remember_layout(payload: bytes, pieces: dict[bytes, list[tuple[int, int]]]) -> None:
+    if any(len(of_name) != 1 for of_name in pieces.values()):
+        return
+    places = sorted((start, end, name) for name, ((start, end),) in pieces.items())
+    if len(payload) - sum(end - start for start, end, _ in places) > _MOST_BYTES_AROUND:
+        return
+    borders = [0, *(border for start, end, _ in places for border in (start, end)), len(payload)]
+    around = tuple(
+        (start, payload[start:end]) for start, end in zip(borders[::2], borders[1::2], strict=True)
+    )
+    if len(_LAYOUTS) >= _MOST_LAYOUTS:
+        _LAYOUTS.clear()
+    _LAYOUTS[len(payload)] = _Layout(tuple((name, start, end) for start, end, name in places), around)
+
+
+def _map_entry(payload: bytes, start: int, end: int) -> tuple[bytes, list[tuple[int, int]]]:
+    """Name of a feature, start and end of its varints' pieces; none where it holds no integers."""
+    name, pieces = b"", []
+    for tag, *place in _fields(payload, start, end):
         if tag == _CONTENT[1]:
-            name = content
+            name = payload[slice(*place)]
         elif tag == _CONTENT[2]:
-            for kind, integers in _fields(content):
+            for kind, *integers in _fields(payload, *place):
                 if kind == _CONTENT[3]:
                     # Packed together, or, by old writers, each under a tag of its own.
-                    values = [value for tag, value in _fields(integers) if tag in (_CONTENT[1], _INTEGER_1)]
-                    varints = b"".join(values)
-    return name, varints
+                    pieces = [
+                        (first, last)
+                        for tag, first, last in _fields(payload, *integers)
+                        if tag in (_CONTENT[1], _INTEGER_1)
+                    ]
+    return name, pieces
 
 
-def _fields(message: bytes) -> list[tuple[int, bytes]]:
-    """Tag and content of each field of a message.
+def _fields(payload: bytes, start: int, end: int) -> list[tuple[int, int, int]]:
+    """Tag of each field of the message between two places, and start and end of its content.
 
     Raises:
         ValueError, IndexError: the bytes are no fields, or a field reaches past the end.
     """
     fields = []
-    place, end = 0, len(message)
+    place = start
     while place < end:
-        tag, start = _read_varint(message, place)
+        tag, start = _read_varint(payload, place)
         wire_type = tag & 7
         if wire_type == 2:
-            length, start = _read_varint(message, start)
+            length, start = _read_varint(payload, start)
             place = start + length
         elif wire_type == 0:
-            _, place = _read_varint(message, start)
+            _, place = _read_varint(payload, start)
         elif wire_type == 1:
             place = start + 8
         elif wire_type == 5:
             place = start + 4
         else:
             raise ValueError(_NO_EXAMPLE)
-        fields.append((tag, message[start:place]))
+        fields.append((tag, start, place))
     if place != end:
         raise ValueError(_NO_EXAMPLE)
     return fields

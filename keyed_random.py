@@ -28,10 +28,19 @@ def draw_bits(key: np.ndarray | int, counter: np.ndarray | int) -> np.ndarray:
         uint64 array of the broadcast shape.
     """
     with np.errstate(over="ignore"):
-        words = np.asarray(key, np.uint64) + (np.asarray(counter, np.uint64) + np.uint64(1)) * _GOLDEN
-        words = (words ^ (words >> np.uint64(30))) * _MULTIPLIER_1
-        words = (words ^ (words >> np.uint64(27))) * _MULTIPLIER_2
-        return words ^ (words >> np.uint64(31))
+        return _finalise(
+            np.asarray(key, np.uint64) + (np.asarray(counter, np.uint64) + np.uint64(1)) * _GOLDEN
+        )
+
+
+def _finalise(words: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser; an array is overwritten."""
+    words ^= words >> np.uint64(30)
+    words *= _MULTIPLIER_1
+    words ^= words >> np.uint64(27)
+    words *= _MULTIPLIER_2
+    words ^= words >> np.uint64(31)
+    return words
 
 
 def draw_uniforms(key: np.ndarray | int, counter: np.ndarray | int) -> np.ndarray:
@@ -90,17 +99,27 @@ class Permutation:
         self._size = np.uint64(size)
         self._half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
         self._half_mask = np.uint64((1 << int(self._half_bits)) - 1)
-        self._round_keys = draw_bits(key, np.arange(self._ROUNDS))
+        # Draw `right` of a round's key is the finaliser applied to right * golden + this.
+        self._round_offsets = draw_bits(key, np.arange(self._ROUNDS)) + _GOLDEN
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Map integers in [0, size) to their images: int64 in, int64 out, any shape."""
-        images = self._encrypt(np.asarray(values).astype(np.uint64))
-        while (outside := images >= self._size).any():
-            images = np.where(outside, self._encrypt(images), images)
-        return images.astype(np.int64)
+        values = np.asarray(values)
+        images = self._encrypt(values.reshape(-1).astype(np.uint64))
+        outside = np.flatnonzero(images >= self._size)
+        while len(outside):
+            images[outside] = again = self._encrypt(images[outside])
+            outside = outside[again >= self._size]
+        return images.reshape(values.shape).astype(np.int64)
 
     def _encrypt(self, values: np.ndarray) -> np.ndarray:
         left, right = values >> self._half_bits, values & self._half_mask
-        for round_key in self._round_keys:
-            left, right = right, left ^ (draw_bits(round_key, right) & self._half_mask)
+        for offset in self._round_offsets:
+            # draw_bits in fewer calls, which in small arrays are the cost.
+            words = right * _GOLDEN
+            words += offset
+            words = _finalise(words)
+            words &= self._half_mask
+            words ^= left
+            left, right = right, words
         return (left << self._half_bits) | right

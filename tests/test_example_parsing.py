@@ -1,5 +1,7 @@
 """Examples read as TensorFlow reads them, whatever wrote them, and nothing else is taken for one."""
 
+import itertools
+
 import numpy as np
 import pytest
 from shard_folders import serialized
@@ -88,6 +90,28 @@ def test_integers_under_a_tag_each_and_unknown_fields_are_read(tf):
     assert all(list(features[name].int64_list.value) == [5, 300, 0] for name in FEATURES)
 
 
+def test_examples_as_long_as_each_other_but_otherwise_laid_out_are_read(tf):
+    """The features in any order, and one name for another of its length."""
+
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def entry(name: str, values: list[int]) -> bytes:
+        return field(1, field(1, name.encode()) + field(2, field(3, field(1, bytes(values)))))
+
+    entries = {name: entry(name, [number] * 3 + [9, 9]) for number, name in enumerate(FEATURES)}
+    payloads = [field(1, b"".join(order)) for order in itertools.permutations(entries.values())]
+    other_name = [payload.replace(b"input_ids", b"other_ids") for payload in payloads]
+    assert len({len(payload) for payload in payloads + other_name}) == 1
+    parsed, expected = parse_examples(2 * payloads, 5), tensorflows(tf, 2 * payloads, 5)
+    for number, name in enumerate(FEATURES):
+        assert np.array_equal(parsed[name], expected[name])
+        assert (parsed[name][:, :3] == number).all()
+    for payload, other in zip(payloads, other_name, strict=True):
+        assert example_length(payload) == 5 and example_length(other) is None
+        assert example_length(payload) == 5
+
+
 def test_example_of_another_form_is_named(tf):
     payload = tensorflow_example(tf, dict.fromkeys(FEATURES, [1] * LENGTH))
     with pytest.raises(ValueError, match=r"^it has 8 input_ids, not 9$"):
@@ -126,6 +150,8 @@ def test_flipped_bits_give_an_error_or_what_tensorflow_reads(tf):
     payload = serialized([101, 300, 102, 20000, 102], 3, LENGTH)
     refused = 0
     for bit in range(8 * len(payload)):
+        # The sound one before each, whose layout the next of its length is first compared with.
+        parse_examples([payload], LENGTH)
         content = bytearray(payload)
         content[bit // 8] ^= 1 << bit % 8
         try:
