@@ -48,12 +48,14 @@ def unigram_plateau(run: RunLog) -> Finding:
     """Whether the generator knows more than how frequent each token is."""
     rule = "generator past word frequencies"
     phase = last_trained(run)
-    held_out, unigram = (
-        recent(phase, key, "held_out", 1)
-        for key in ("eval_masked_lm_loss_masked_only", "eval_unigram_cross_entropy")
-    )
-    if held_out is not None and unigram:
-        loss, limit, place = held_out, _PLATEAU_HELD_OUT * unigram, "held-out, at [MASK]"
+    updates, unigram = run.updates, recent(phase, "eval_unigram_cross_entropy", "held_out", 1)
+    evaluated = finite(phase.points("held_out", "eval_masked_lm_loss_masked_only"))
+    # One before the first update says nothing of the training.
+    evaluated = [(update, loss) for update, loss in evaluated if update or not phase.training]
+    if evaluated and unigram:
+        update, loss = evaluated[-1]
+        updates = run.phase_starts()[run.phases.index(phase)] + update
+        limit, place = _PLATEAU_HELD_OUT * unigram, "held-out, at [MASK]"
     else:
         loss, unigram = recent(phase, "masked_lm_loss"), phase.setting("unigram_entropy")
         if loss is None or not unigram:
@@ -63,7 +65,7 @@ def unigram_plateau(run: RunLog) -> Finding:
     if loss < limit:
         return Finding(rule, True, evidence)
     early = _early_updates(run)
-    if run.updates <= early:
+    if updates <= early:
         return Finding(rule, True, f"{evidence}: normal up to update {early:,} of this run")
     return Finding(
         rule,

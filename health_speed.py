@@ -5,7 +5,7 @@ Thresholds stand above the rules, with where they come from.
 
 import itertools
 import math
-from statistics import median
+from statistics import median, mode
 
 from health_finding import Finding, finite, last_trained, not_judged
 from run_log import Phase, RunLog
@@ -74,7 +74,7 @@ def slow_worker(run: RunLog) -> Finding:
     if not worst or not typical or not ranks:
         return not_judged(rule, "worst_data_wait and worst_data_wait_worker")
     later = slice(len(worst) // 2, None)
-    share, usual, rank = median(worst[later]), median(typical[later]), median(ranks[later])
+    share, usual, rank = median(worst[later]), median(typical[later]), mode(ranks[later])
     evidence = (
         f"the worker that waits longest for its data does so {100 * share:.1f} % of the time, "
         f"worker 0 {100 * usual:.1f} %"

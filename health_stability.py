@@ -26,6 +26,9 @@ def finite_numbers(run: RunLog) -> Finding:
         for kind in ("training", "held_out"):
             for update, values in sorted(getattr(phase, kind).items()):
                 broken = [name for name, value in values.items() if not math.isfinite(value)]
+                if values.get("skipped_updates"):
+                    # The loss scale was too high for an update; the rule on it counts those.
+                    broken = [name for name in broken if name != "grad_norm"]
                 if broken:
                     return Finding(
                         rule,
@@ -47,7 +50,7 @@ _LINES_BEFORE, _LINES_AFTER = 10, 10
 # Scales of 8 to 32,768 were what mixed precision needed (Micikevicius et al. 2018); ours begins at 32,768.
 _LOWEST_LOSS_SCALE = 8.0
 # A settled scale is too high for one update in 2,000: after each doubling.
-_MOST_SKIPPED = 0.01
+_MOST_SKIPPED, _FEW_SKIPPED = 0.01, 3
 
 
 def loss_spikes(run: RunLog) -> Finding:
@@ -122,7 +125,8 @@ def loss_scale(run: RunLog) -> Finding:
         f"loss scale {scales[-1][1]:g}, at most {max(scale for _, scale in scales):g}; "
         f"{100 * share:.2f} % of the later half's updates skipped"
     )
-    if scales[-1][1] >= _LOWEST_LOSS_SCALE and share <= _MOST_SKIPPED:
+    is_rare = share <= _MOST_SKIPPED or skipped <= _FEW_SKIPPED
+    if scales[-1][1] >= _LOWEST_LOSS_SCALE and is_rare:
         return Finding(rule, True, evidence)
     return Finding(
         rule,

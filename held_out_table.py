@@ -23,7 +23,9 @@ def table(phases: list[Phase]) -> str:
     if last.held_out:
         first_update, last_update = min(last.held_out), max(last.held_out)
         before, after = last.held_out[first_update], last.held_out[last_update]
-        lines.append(f"{f'held-out, sequences of {last.max_seq_length}':36} {'before':>10} {'after':>10}")
+        title = f"held-out, sequences of {last.max_seq_length}"
+        before_title = f"at {first_update:,}" if first_update and first_update != last_update else "before"
+        lines.append(f"{title:36} {before_title:>10} {'after':>10}")
         for label, key, form in _ROWS:
             if key in after:
                 has_before = first_update != last_update and key in before

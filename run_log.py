@@ -5,6 +5,7 @@ logs. What is healthy is judged in run_health.py, what is drawn is chosen in run
 """
 
 import datetime
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,10 @@ Points = list[tuple[float, float]]
 
 @dataclass
 class Phase:
-    """The values that one phase logged, by update; a restarted run's later lines replace earlier ones.
+    """The values that one phase logged, by update.
+
+    A start that goes on from an earlier update replaces what was logged after it. Held-out values are those
+    of the run's own held-out text, evaluated in training or alone; of other text only where it has none.
 
     Attributes:
         settings: what the newest start that trained recorded: flags, and facts such as `workers`.
@@ -79,7 +83,8 @@ class RunLog:
     """All that a run's folder says.
 
     Attributes:
-        settings: what the newest start recorded, flags and facts.
+        label: what it is called beside others of its name; empty where it is the only one.
+        settings: what the newest start recorded, flags and facts; of an evaluation alone only where all are.
         failure: why the newest start ended early; empty where it did not.
         seconds: from each start's first line to its last, summed over the starts that trained.
         last_line: when the newest line was written.
@@ -91,6 +96,7 @@ class RunLog:
     failure: str = ""
     seconds: float = 0.0
     last_line: datetime.datetime | None = None
+    label: str = ""
 
     @property
     def folder(self) -> Path:
@@ -100,7 +106,7 @@ class RunLog:
 
     @property
     def name(self) -> str:
-        return str(self.settings.get("model_name") or self.folder.resolve().name)
+        return self.label or str(self.settings.get("model_name") or self.folder.resolve().name)
 
     @property
     def updates(self) -> int:
@@ -180,6 +186,21 @@ def read_run(run_dir: str) -> RunLog:
     return run
 
 
+def tell_apart(runs: list[RunLog]) -> None:
+    """Label runs of one name by what their paths differ in."""
+    paths = [run.path.resolve().parts for run in runs]
+    columns, reversed_columns = zip(*paths, strict=False), zip(*map(reversed, paths), strict=False)
+    alike, alike_at_end = (
+        len(list(itertools.takewhile(lambda parts: len(set(parts)) == 1, each)))
+        for each in (columns, reversed_columns)
+    )
+    names = [run.name for run in runs]
+    for run, parts, name in zip(runs, paths, names, strict=True):
+        differing = parts[alike : len(parts) - alike_at_end]
+        if names.count(name) > 1 and differing:
+            run.label = f"{name} ({'/'.join(differing)})"
+
+
 def find_log(run_dir: str) -> Path:
     """The DLLogger file of a run: the path itself, or under it, or under its logs folder.
 
@@ -198,13 +219,17 @@ def parse_log(path: Path) -> RunLog:
     reader = _Reader()
     for event in read_dll_log(path):
         reader.add(event)
-    reader.end_start()
+    reader.finish()
     phases = [reader.phases[number] for number in sorted(reader.phases)]
     return RunLog(path, phases, reader.settings, reader.failure, reader.seconds, reader.last_line)
 
 
 class _Reader:
-    """Takes the events of a log one after the other."""
+    """Takes the events of a log one after the other, and then `finish`.
+
+    What a start records stands before all else that it logs. An evaluation alone (--do_eval_only) may be that
+    of another process while the run trains: it has one line, and what follows is the run's own again.
+    """
 
     def __init__(self):
         self.phases: dict[int, Phase] = {}
@@ -212,46 +237,95 @@ class _Reader:
         self.failure = ""
         self.seconds = 0.0
         self.last_line: datetime.datetime | None = None
-        self._in_settings = self._has_trained = False
+        self._recorded: dict = {}
+        self._recorded_since = 0.0
+        self._evaluation: dict | None = None
+        # By phase and held-out text, the text of the newest one last.
+        self._evaluations: dict[int, dict[tuple, Values]] = {}
+        self._has_begun = self._has_trained = False
         self._first_time = self._last_time = 0.0
 
     def add(self, event: dict) -> None:
         step, data = event.get("step"), event.get("data")
         if event.get("type") != "LOG" or not isinstance(data, dict):
             return
+        time = self._time_of(event)
         if step == "PARAMETER":
-            if not self._in_settings:
-                self.end_start()
-            self._in_settings, self.failure = True, ""
-            self.settings |= data
-        else:
-            self._in_settings = False
-            self.failure = str(data.get("failure", ""))
-        self._keep_time(event)
-        if isinstance(step, list) and step and isinstance(step[-1], int):
-            self._add_values(step[-1], data)
-
-    def end_start(self) -> None:
-        """What comes next belongs to another start of the program."""
-        if self._has_trained:
-            self.seconds += self._last_time - self._first_time
-        self._has_trained, self._first_time = False, 0.0
-
-    def _add_values(self, update: int, data: dict) -> None:
-        number = 2 if self.settings.get("phase2") else 1
-        phase = self.phases.setdefault(number, Phase(number))
+            self._record(data, time)
+            return
+        self._take_recorded()
         values = {
             str(name): float(value)
             for name, value in data.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
+        update = step[-1] if isinstance(step, list) and step and isinstance(step[-1], int) else None
         is_held_out = any(name.startswith("eval_") for name in values)
+        if update is not None and is_held_out and self._evaluation is not None:
+            self._add_evaluation(update, values)
+            return
+        self.failure = str(data.get("failure", ""))
+        self._last_time = time or self._last_time
+        self._first_time = self._first_time or self._last_time
+        if update is not None:
+            self._add_values(update, values, is_held_out)
+
+    def finish(self) -> None:
+        """The log ends here."""
+        self._take_recorded()
+        self._end_start()
+        for number, by_text in self._evaluations.items():
+            phase = self.phases[number]
+            # Of other text only where the run has none of its own.
+            newest = {} if phase.held_out else list(by_text.values())[-1]
+            phase.held_out = by_text.get(_held_out_text(phase.settings), newest) | phase.held_out
+
+    def _record(self, data: dict, time: float) -> None:
+        if next(iter(self._recorded), None) in data:
+            # The start before has logged nothing else.
+            self._take_recorded()
+        if not self._recorded:
+            self._recorded_since = time
+        self._recorded |= data
+
+    def _take_recorded(self) -> None:
+        """What was recorded, if anything, is that of another start of the program."""
+        recorded, self._recorded = self._recorded, {}
+        if not recorded:
+            return
+        if recorded.get("do_eval_only"):
+            self._evaluation = recorded
+            if self._has_begun:
+                return
+        else:
+            self._has_begun = True
+        self._end_start()
+        self._first_time = self._last_time = self._recorded_since
+        self.settings |= recorded
+        self.failure = ""
+
+    def _end_start(self) -> None:
+        if self._has_trained:
+            self.seconds += self._last_time - self._first_time
+        self._has_trained, self._first_time = False, 0.0
+
+    def _add_evaluation(self, update: int, values: dict[str, float]) -> None:
+        settings, self._evaluation = self._evaluation, None
+        phase = self._phase_of(settings)
+        if not phase.training:
+            phase.settings = self.settings | settings
+        by_text, text = self._evaluations.setdefault(phase.number, {}), _held_out_text(settings)
+        by_text[text] = by_text.pop(text, {}) | {update: values}
+
+    def _add_values(self, update: int, values: dict[str, float], is_held_out: bool) -> None:
+        phase = self._phase_of(self.settings)
         if is_held_out:
             phase.held_out[update] = values
         else:
-            phase.training[update] = values
             if not self._has_trained:
                 phase.starts.append(update)
+                self._leave_out_after(update, phase)
+            phase.training[update] = values
             self._has_trained = True
         if not is_held_out or not phase.training:
             phase.settings = dict(self.settings)
@@ -259,10 +333,27 @@ class _Reader:
         if self._has_trained:
             phase.clock[update] = self.seconds + self._last_time - self._first_time
 
-    def _keep_time(self, event: dict) -> None:
+    def _leave_out_after(self, update: int, phase: Phase) -> None:
+        """A start goes on from before this update: what was logged after it is no part of the run now."""
+        by_text = self._evaluations.get(phase.number, {})
+        for of_update in (phase.training, phase.held_out, phase.clock, *by_text.values()):
+            for later in [key for key in of_update if key > update]:
+                del of_update[later]
+
+    def _phase_of(self, settings: dict) -> Phase:
+        number = 2 if settings.get("phase2") else 1
+        return self.phases.setdefault(number, Phase(number))
+
+    def _time_of(self, event: dict) -> float:
+        """Seconds since the epoch; 0 of a line that does not say when it was written."""
         try:
-            self._last_time = float(event["timestamp"])
-            self.last_line = datetime.datetime.fromtimestamp(self._last_time)
+            time = float(event["timestamp"])
+            self.last_line = datetime.datetime.fromtimestamp(time)
         except (KeyError, TypeError, ValueError, OverflowError, OSError):
-            return
-        self._first_time = self._first_time or self._last_time
+            return 0.0
+        return time
+
+
+def _held_out_text(settings: dict) -> tuple:
+    """What tells the text of one evaluation from that of another."""
+    return settings.get("eval_tfrecords"), settings.get("eval_steps")

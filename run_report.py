@@ -19,7 +19,7 @@ from command_line import EXIT_FAILURE, UsageError, parse, run_program
 from held_out_table import table
 from report_configuration import ReportConfig
 from report_server import PageServer
-from run_log import RunLog, read_run
+from run_log import RunLog, read_run, tell_apart
 
 _REFRESH_SECONDS = 10
 
@@ -35,13 +35,17 @@ def main() -> int:
 
 
 def _read(run_dirs: Sequence[str]) -> list[RunLog]:
-    return [read_run(run_dir) for run_dir in run_dirs]
+    runs = [read_run(run_dir) for run_dir in run_dirs]
+    tell_apart(runs)
+    return runs
 
 
 def _write(runs: list[RunLog], output: Path) -> None:
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}")
     if output.suffix.lower() == ".png":
+        if not run_curves.charts(runs):
+            raise UsageError(f"--output {output}: there are no updates to draw yet; .html has the evaluation")
         run_curves.draw_picture(runs, output)
         kind = "curves"
     else:

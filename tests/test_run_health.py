@@ -139,6 +139,13 @@ HARMLESS = {
         "training": always(learning_rate=3e-3),
     },
     "no warm-up from trained weights": {"settings": {"num_warmup_steps": 0, "init_weights": "a"}},
+    "an update that float16 could not hold": {
+        "training": at(9000, grad_norm=float("inf"), skipped_updates=1.0, loss_scale=16384.0)
+    },
+    "three updates skipped of few": {
+        "updates": range(10, 401, 10),
+        "training": at(250, 300, 350, skipped_updates=1.0),
+    },
     "a slow minute": {"training": at(12_000, 12_500, train_perf=20.0, tokens_per_second=2304.0)},
 }
 
@@ -162,6 +169,40 @@ def test_trained_weights_and_large_batches_must_learn_sooner(tmp_path):
     for number, settings in enumerate(({"init_weights": "weights"}, {"sequences_per_update": 67_584})):
         settings |= {"num_warmup_steps": 100}
         assert faults(tmp_path / str(number), settings=settings, **majority) == ["off the majority class"]
+
+
+def test_an_evaluation_before_training_says_nothing_of_the_generator(tmp_path):
+    """Random weights are evaluated at update 0; the training loss shows what has been learned since."""
+    log = DllLog(tmp_path / "logs" / "dllogger.log")
+    for name, value in {"do_eval_only": True, "model_name": "made_up"}.items():
+        log.parameter({name: value})
+    log.log((0,), {"eval_masked_lm_loss_masked_only": 10.4, "eval_unigram_cross_entropy": 7.1})
+    log.close()
+    write_run(tmp_path, held_out=always(eval_masked_lm_loss_masked_only=None))
+    found = {finding.rule: finding for finding in run_health.examine(read_run(str(tmp_path)))}
+    finding = found["generator past word frequencies"]
+    assert finding.healthy and "in training" in finding.evidence
+
+
+def test_an_evaluation_is_judged_by_its_own_update(tmp_path):
+    """At 5,000 a plateau was normal; the run is at 12,000 and has not been evaluated since."""
+    plateau = {"eval_masked_lm_loss_masked_only": 7.05}
+    finding = findings(
+        tmp_path,
+        updates=range(500, 12_001, 500),
+        held_out=lambda update: plateau if update == 5000 else {"eval_masked_lm_loss_masked_only": None},
+    )["generator past word frequencies"]
+    assert finding.healthy and "normal up to update 10,000" in finding.evidence
+
+
+def test_the_slow_worker_is_one_that_was(tmp_path):
+    """Workers 3 and 7 in turn: not 5, which lies between them."""
+
+    def waiting(update):
+        return {"worst_data_wait": 0.4, "worst_data_wait_worker": 7.0 if update % 1000 else 3.0}
+
+    finding = findings(tmp_path, training=waiting)["no slow worker"]
+    assert finding.healthy is False and finding.evidence[-8:] in ("worker 3", "worker 7")
 
 
 def test_a_spike_is_told_with_its_end(tmp_path):

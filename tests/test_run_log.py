@@ -7,7 +7,7 @@ import pytest
 from run_logs import SETTINGS, write_run
 
 from command_line import UsageError
-from run_log import find_log, parse_log, read_run
+from run_log import find_log, parse_log, read_run, tell_apart
 from telemetry import DllLog
 
 
@@ -71,6 +71,102 @@ def test_time_between_two_starts_is_not_training(tmp_path):
     assert run.seconds == pytest.approx(42)
     assert run.phases[0].clock == {1: pytest.approx(30), 2: pytest.approx(42)}
     assert run.last_line == datetime.datetime(2026, 1, 1, 13, 0, 12)
+
+
+def write_settings(log, **changes):
+    for name, value in (
+        {"model_name": "a", "eval_tfrecords": "own", "num_train_steps": 40} | changes
+    ).items():
+        log.parameter({name: value})
+
+
+def write_losses(log, *updates):
+    for update in updates:
+        log.log((update,), {"total_loss": 50.0 - update, "train_perf": 10.0})
+
+
+def evaluate_alone(log, update, auc, **changes):
+    write_settings(log, do_eval_only=True, num_train_steps=1_000_000, **changes)
+    log.log((update,), {"eval_disc_auc": auc})
+
+
+def test_an_evaluation_on_other_text_is_not_taken_for_the_runs_own(tmp_path):
+    log = DllLog(tmp_path / "dllogger.log")
+    evaluate_alone(log, 0, 0.4, eval_tfrecords="other")
+    write_settings(log, do_eval_only=False)
+    write_losses(log, 10, 20)
+    log.log((20,), {"eval_disc_auc": 0.6})
+    evaluate_alone(log, 0, 0.5)
+    evaluate_alone(log, 10, 0.55)
+    evaluate_alone(log, 20, 0.9, eval_tfrecords="other")
+    log.close()
+    (phase,) = read_run(str(tmp_path)).phases
+    assert phase.points("held_out", "eval_disc_auc") == [(0, 0.5), (10, 0.55), (20, 0.6)]
+
+
+def test_a_run_without_held_out_text_has_that_of_its_newest_evaluation(tmp_path):
+    log = DllLog(tmp_path / "dllogger.log")
+    write_settings(log, do_eval_only=False, eval_tfrecords="")
+    write_losses(log, 10)
+    for text, auc in (("one", 0.5), ("two", 0.6), ("one", 0.7)):
+        evaluate_alone(log, 10, auc, eval_tfrecords=text)
+    evaluate_alone(log, 0, 0.4, eval_tfrecords="one")
+    log.close()
+    (phase,) = read_run(str(tmp_path)).phases
+    assert phase.points("held_out", "eval_disc_auc") == [(0, 0.4), (10, 0.7)]
+
+
+def test_an_evaluation_by_another_process_leaves_the_run_that_trains_as_it_is(tmp_path):
+    log = DllLog(tmp_path / "dllogger.log")
+    write_settings(log, phase2=True, do_eval_only=False)
+    write_losses(log, 10)
+    evaluate_alone(log, 30, 0.8, phase2=False)
+    write_losses(log, 20)
+    log.log((20,), {"eval_disc_auc": 0.6})
+    log.close()
+    run = read_run(str(tmp_path))
+    first, second = run.phases
+    assert first.points("held_out", "eval_disc_auc") == [(30, 0.8)] and not first.training
+    assert second.points("training", "total_loss") == [(10, 40.0), (20, 30.0)] and second.starts == [10]
+    assert second.points("held_out", "eval_disc_auc") == [(20, 0.6)]
+    assert run.settings["num_train_steps"] == second.settings["num_train_steps"] == 40
+
+
+def test_a_start_from_an_earlier_checkpoint_leaves_out_what_came_after_it(tmp_path):
+    log = DllLog(tmp_path / "dllogger.log")
+    write_settings(log)
+    write_losses(log, 10, 20, 30)
+    log.log((30,), {"eval_disc_auc": 0.5})
+    write_settings(log)
+    log.log((20,), {"total_loss": 1.0})
+    log.close()
+    run = read_run(str(tmp_path))
+    assert run.points("training", "total_loss") == [(10, 40.0), (20, 1.0)]
+    assert run.updates == 20 and run.phases[0].held_out == {} and sorted(run.phases[0].clock) == [10, 20]
+
+
+def test_a_start_that_died_before_its_first_line_costs_no_time(tmp_path):
+    """Two starts, an hour apart; the first recorded its settings alone."""
+
+    def line(seconds, step, data):
+        event = {"type": "LOG", "step": step, "data": data, "timestamp": str(1.7e9 + seconds)}
+        return f"DLLL {json.dumps(event)}\n"
+
+    lines = [line(0, "PARAMETER", {"model_name": "a"}), line(1, "PARAMETER", {"seed": 1})]
+    lines += [line(3600, "PARAMETER", {"model_name": "a"}), line(3601, "PARAMETER", {"seed": 1})]
+    lines += [line(3630, [1], {"total_loss": 3.0})]
+    (tmp_path / "dllogger.log").write_text("".join(lines))
+    assert read_run(str(tmp_path)).seconds == pytest.approx(30)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    paths = [write_run(tmp_path / seed / "models" / "a") for seed in ("seed_1", "seed_2")]
+    runs = [read_run(str(path)) for path in (*paths, write_run(tmp_path / "b", {"model_name": "other"}))]
+    tell_apart(runs[:2])
+    assert [run.name for run in runs] == ["made_up (seed_1)", "made_up (seed_2)", "other"]
+    (alone,) = [read_run(str(paths[0]))]
+    tell_apart([alone])
+    assert alone.name == "made_up"
 
 
 def test_nvidias_logs_without_our_keys_are_read(tmp_path):

@@ -10,6 +10,7 @@ import reference_curve
 import run_curves
 from held_out_table import table
 from run_log import read_run
+from telemetry import DllLog
 
 # Settings of configs/base_phase1.json and base_phase2.json on eight GPUs.
 NVIDIA = {
@@ -51,6 +52,18 @@ def test_a_picture_of_several_runs_and_of_a_log_with_two_keys_is_drawn(tmp_path)
         "throughput (sequences/s)",
     ]
     assert "100.0 sequences/s" in table(nvidia.phases)
+
+
+def test_a_run_that_was_evaluated_alone_has_a_page_and_no_picture(tmp_path, run_program, usage_error):
+    log = DllLog(tmp_path / "run" / "logs" / "dllogger.log")
+    for name, value in {"model_name": "a", "do_eval_only": True}.items():
+        log.parameter({name: value})
+    log.log((0,), {"eval_disc_auc": 0.5})
+    log.close()
+    told = usage_error("run_report.py", "run", "--output", "curves.png", cwd=tmp_path)
+    assert "--output curves.png: there are no updates to draw yet" in told
+    done = run_program("run_report.py", "run", "--output", "report.html", cwd=tmp_path)
+    assert done.returncode == 0 and "0.500" in done.stdout
 
 
 def test_everything_that_a_run_logs_has_its_curve(tmp_path):
