@@ -24,6 +24,7 @@ MODEL_NAME = "model.safetensors"
 OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "state.json"
 PHASE_PREFIXES = {1: "ckpt-", 2: "ckpt-p2-"}
+ASIDE_PREFIX = "aside-"
 
 Tensors = dict[str, np.ndarray]
 
@@ -44,6 +45,11 @@ class Checkpoint:
     @property
     def step(self) -> int:
         return self.state["step"]
+
+    def forget_tensors(self) -> None:
+        """Give their memory back; the state stays."""
+        self.model.clear()
+        self.optimizer.clear()
 
 
 def save(
@@ -97,6 +103,22 @@ def list_checkpoints(folder: str | Path, prefix: str) -> list[tuple[int, Path]]:
         if match and entry.is_dir():
             found.append((int(match.group(1)), entry))
     return sorted(found)
+
+
+def set_aside_newer(folder: str | Path, prefix: str, step: int) -> None:
+    """Rename the checkpoints of one phase that are newer than `step`, and say so.
+
+    Training goes on from there: by its number one of theirs would be taken for the newest, and what is saved
+    next for the oldest.
+    """
+    newer = [path for number, path in list_checkpoints(folder, prefix) if number > step]
+    for path in newer:
+        aside = path.with_name(f"{ASIDE_PREFIX}{path.name}")
+        files.remove_folder(aside)
+        path.rename(aside)
+    if newer:
+        names = ", ".join(path.name for path in newer)
+        print(f"note: {names}: newer than update {step}, set aside as {ASIDE_PREFIX}… in {folder}")
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -1,12 +1,14 @@
 """The device that a process computes on: its share of GPUs and processors, precision, determinism, memory."""
 
+import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 from affinity import take_processors
-from command_line import UsageError
+from command_line import RunFailure, UsageError
 from workers import Workers
 
 _VECTOR_WIDTH = "--xla_cpu_prefer_vector_width"
@@ -106,6 +108,25 @@ def keep_freed_memory() -> None:
     mallopt(m_trim_threshold, 2**31 - 1)
     # One arena: the others cannot hold blocks of this size.
     mallopt(m_arena_max, 1)
+
+
+@contextlib.contextmanager
+def memory_named(smaller: str) -> Iterator[None]:
+    """Turn what TensorFlow raises where a device's memory is full into one line.
+
+    Args:
+        smaller: the flags that take less.
+
+    Raises:
+        RunFailure: says so.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise RunFailure(f"the device's memory is full; {smaller} takes less ({line})") from error
 
 
 def describe_environment() -> dict[str, str]:

@@ -5,6 +5,7 @@ shard's size in bytes, so that counts of an older shard of that name are known f
 """
 
 import contextlib
+from collections.abc import Callable
 
 import numpy as np
 from tqdm import tqdm
@@ -18,12 +19,19 @@ _EXAMPLES_AT_ONCE = 1000
 
 
 def example_lengths(
-    shards: Shards, max_seq_length: int, vocabulary_size: int, workers: Workers
+    shards: Shards,
+    max_seq_length: int,
+    vocabulary_size: int,
+    workers: Workers,
+    make_progress: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Tokens of each example, padding not counted: unsigned integers [examples], in the order of the shards.
 
     What is not there yet is counted by the workers of each machine, a part each. Where it cannot be kept (a
     read-only folder) each worker counts on its own, in every run.
+
+    Args:
+        make_progress: called after each thousand examples that are counted.
 
     Raises:
         CorruptShard: names the shard and record that is damaged, does not fit the run, or does not have its
@@ -35,7 +43,7 @@ def example_lengths(
     def count(paths: list[str]) -> dict[str, np.ndarray]:
         missing = [path for path in paths if _kept(shards, path) is None]
         return {
-            path: _count(shards, path, firsts[path], max_seq_length, vocabulary_size)
+            path: _count(shards, path, firsts[path], max_seq_length, vocabulary_size, make_progress)
             for path in tqdm(missing, desc="token counts", unit="shard", leave=False, disable=None)
         }
 
@@ -57,7 +65,14 @@ def _kept(shards: Shards, path: str) -> np.ndarray | None:
     return None
 
 
-def _count(shards: Shards, path: str, first: int, max_seq_length: int, vocabulary_size: int) -> np.ndarray:
+def _count(
+    shards: Shards,
+    path: str,
+    first: int,
+    max_seq_length: int,
+    vocabulary_size: int,
+    make_progress: Callable[[], None],
+) -> np.ndarray:
     records, size = shards.sizes[path]
     parts = []
     for begin in range(first, first + records, _EXAMPLES_AT_ONCE):
@@ -71,6 +86,7 @@ def _count(shards: Shards, path: str, first: int, max_seq_length: int, vocabular
                 f"--pack_sequences: record {record} of {shard} does not have its tokens before its padding"
             )
         parts.append(counts)
+        make_progress()
     counts = np.concatenate(parts)
     # The folder may be read-only; the next run then counts again.
     with contextlib.suppress(OSError):

@@ -5,7 +5,7 @@ then put into its row: so picks and samples do not depend on what it is packed w
 row is packing.py's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class PackedData(PretrainingData):
 
     Args:
         lengths: tokens of each example (example_lengths.py).
+        make_progress: called for each window that is packed.
     """
 
     def __init__(
@@ -36,11 +37,12 @@ class PackedData(PretrainingData):
         *,
         max_seq_length: int,
         seed: int,
+        make_progress: Callable[[], None] = lambda: None,
         **settings,
     ):
         super().__init__(shards, order, shape, rule, max_seq_length=max_seq_length, seed=seed, **settings)
         self._lengths = lengths
-        self._rows = PackedOrder(order, lengths, max_seq_length, seed)
+        self._rows = PackedOrder(order, lengths, max_seq_length, seed, make_progress=make_progress)
         self._picks = picks_in_row(rule.mask_prob, max_seq_length)
 
     @property

@@ -9,6 +9,7 @@ What a row is made of is packed_data.py's.
 import bisect
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -83,11 +84,20 @@ class PackedOrder:
         room: tokens in a row.
         seed: the run's seed.
         window: examples that are packed together, about.
+        make_progress: called for each window that is packed.
     """
 
     def __init__(
-        self, order: ExampleOrder, lengths: np.ndarray, room: int, seed: int, *, window: int = _WINDOW
+        self,
+        order: ExampleOrder,
+        lengths: np.ndarray,
+        room: int,
+        seed: int,
+        *,
+        window: int = _WINDOW,
+        make_progress: Callable[[], None] = lambda: None,
     ):
+        self._make_progress = make_progress
         self._order, self._lengths, self._room = order, lengths, room
         self._key = derive_key(seed, "packed rows")
         self._windows_of_epoch = max(1, round(len(lengths) / window))
@@ -135,6 +145,7 @@ class PackedOrder:
     def _packed(self, window: int) -> tuple[np.ndarray, np.ndarray]:
         """The positions of a window's examples, row by row; where in them each row starts, and the end."""
         if window not in self._kept:
+            self._make_progress()
             first = self._first_position(window)
             lengths = self._lengths[self._order(np.arange(first, self._first_position(window + 1)))]
             rows = pack(lengths, self._room, most_examples(self._room))

@@ -16,11 +16,11 @@ import tensorflow as tf
 import machine_ceiling
 from batching import UpdateData
 from configuration import PretrainingConfig
-from device import set_up_training
+from device import memory_named, set_up_training
 from optimization import SCHEDULES
 from pretraining import PretrainingModel
 from pretraining_inputs import Inputs, Start, batch_arithmetic, batch_shape
-from pretraining_run import flops_of_batch, make_optimizer, training_data
+from pretraining_run import LESS_MEMORY, flops_of_batch, make_optimizer, training_data
 from telemetry import duration
 from training import Engine
 from workers import Workers
@@ -40,7 +40,8 @@ _MOST_PADDING = 0.3
 
 def dry_run(config: PretrainingConfig, inputs: Inputs, start: Start, workers: Workers) -> int:
     """Print the report; returns the exit code, 0."""
-    lines, warnings = _report(config, inputs, start, workers)
+    with memory_named(LESS_MEMORY):
+        lines, warnings = _report(config, inputs, start, workers)
     if workers.is_main:
         print("\n".join(lines))
         print("\n".join(f"warning: {warning}" for warning in warnings) or "nothing looks wrong")

@@ -226,6 +226,11 @@ def _find_checkpoint(config: PretrainingConfig) -> Checkpoint | None:
 
 def _load_from_path(config: PretrainingConfig) -> Checkpoint:
     checkpoint = checkpointing.load_given(config.restore_checkpoint)
+    if "phase" not in checkpoint.state:
+        raise UsageError(
+            f"--restore_checkpoint {config.restore_checkpoint}: is no checkpoint of pre-training; weights of "
+            "other programs come in by --init_weights"
+        )
     if checkpoint.state["phase"] == 2 and config.phase == 1:
         raise UsageError(
             f"--restore_checkpoint {config.restore_checkpoint}: a checkpoint of phase 2; give --phase2"

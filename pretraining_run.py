@@ -5,6 +5,7 @@ The flags and the inputs have been checked (pretraining_inputs.py); here TensorF
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +20,7 @@ from bootstrap import add_to_groups, groups_of, intervals
 from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
-from device import set_up_training
+from device import memory_named, set_up_training
 from example_lengths import example_lengths
 from example_parsing import example_length
 from masking import MaskingRule, describe_masked
@@ -42,6 +43,7 @@ from workers import Workers
 # Every held-out evaluation masks this share, whatever the training does.
 _HELD_OUT_MASK_PROB = 0.15
 _BATCHES_BEFORE_TRAINING = 2
+LESS_MEMORY = "a smaller --train_batch_size with more --gradient_accumulation_steps, or --recompute,"
 
 
 def train(config: PretrainingConfig, inputs: Inputs, start: Start, workers: Workers) -> int:
@@ -60,7 +62,8 @@ def evaluate_only(config: PretrainingConfig, inputs: Inputs, start: Start, worke
     run = PretrainingRun(config, inputs, workers)
     run.start(start)
     run.log_parameters()
-    run.evaluate(run.done)
+    with memory_named("a smaller --eval_batch_size"):
+        run.evaluate(run.done)
     return 0
 
 
@@ -83,6 +86,8 @@ def show_update(config: PretrainingConfig, inputs: Inputs, start: Start, workers
 
 class PretrainingRun(TrainingRun):
     """The parts of a run and their state."""
+
+    _smaller = LESS_MEMORY
 
     def __init__(self, config: PretrainingConfig, inputs: Inputs, workers: Workers):
         self._inputs, self._shape = inputs, batch_shape(config, workers)
@@ -128,6 +133,7 @@ class PretrainingRun(TrainingRun):
         if self._config.phase2_keep_moments:
             moments = checkpoint.optimizer | {"iterations": np.int64(0)}
             checkpointing.assign(self._optimizer.named_variables(), moments, str(checkpoint.path))
+        checkpoint.forget_tensors()
         print(f"phase 2 starts from the weights of {checkpoint.path}")
 
     def _load_initial_weights(self) -> None:
@@ -156,7 +162,9 @@ class PretrainingRun(TrainingRun):
     def train(self, stop: StopSignal) -> int:
         """Run the loop to its end; returns the exit code."""
         config = self._config
-        self._data = training_data(config, self._inputs, self._workers, self._skipped)
+        self._data = training_data(
+            config, self._inputs, self._workers, self._skipped, self._watch.make_progress
+        )
         if self._workers.is_main:
             files.write_json(f"{config.checkpoints_folder}/pretrain_config.json", dataclasses.asdict(config))
         self.log_parameters()
@@ -179,7 +187,8 @@ class PretrainingRun(TrainingRun):
         )
         complete = self.done == last
         if complete and self._held_out is not None and not self._evaluated_at(self.done):
-            self.evaluate(self.done)
+            with self.failure_logged():
+                self.evaluate(self.done)
         self._log_end(meter, stop)
         self.close()
         return stop.exit_code
@@ -268,6 +277,7 @@ class PretrainingRun(TrainingRun):
         groups = groups_of(np.arange(self._held_out.sequences(count)), self._held_out.sequences(count))
         totals, computed = {}, None
         for number in tqdm(own or [0], desc="held-out", unit="batch", leave=False, disable=None):
+            self._watch.make_progress()
             batch, unigram_loss = self._held_out.batch(number)
             _, sums = self._evaluate_batch(batch, normalizers)
             # The device computes this batch while the sums of the one before it are fetched.
@@ -316,9 +326,16 @@ def make_optimizer(config: PretrainingConfig, variables: dict[str, tf.Variable])
 
 
 def training_data(
-    config: PretrainingConfig, inputs: Inputs, workers: Workers, skipped: list[tuple[int, int]]
+    config: PretrainingConfig,
+    inputs: Inputs,
+    workers: Workers,
+    skipped: list[tuple[int, int]],
+    make_progress: Callable[[], None] = lambda: None,
 ) -> PretrainingData:
     """The data of any update of this worker.
+
+    Args:
+        make_progress: called now and then while examples are counted and packed.
 
     Raises:
         CorruptShard: under --pack_sequences, a record that cannot be packed.
@@ -337,8 +354,10 @@ def training_data(
     }
     if not config.pack_sequences:
         return PretrainingData(*parts, **settings)
-    lengths = example_lengths(inputs.training, config.max_seq_length, inputs.vocabulary.size, workers)
-    return PackedData(*parts, lengths, **settings)
+    lengths = example_lengths(
+        inputs.training, config.max_seq_length, inputs.vocabulary.size, workers, make_progress
+    )
+    return PackedData(*parts, lengths, make_progress=make_progress, **settings)
 
 
 def flops_of_batch(

@@ -49,6 +49,10 @@ class StallWatch:
         finally:
             self._activity, self._since = before, time.monotonic()
 
+    def make_progress(self) -> None:
+        """Say that what is being done goes on, where it takes long."""
+        self._since = time.monotonic()
+
     def stop(self) -> None:
         """Watch no longer."""
         self._stopped.set()

@@ -40,14 +40,20 @@ class UpdateResult:
 
 
 class LossScale:
-    """Dynamic loss scaling for float16: halved by an overflow, doubled after 2,000 updates without one."""
+    """Dynamic loss scaling for float16: halved by an overflow, doubled after 2,000 updates without one.
+
+    Args:
+        shares: micro-batches that an update's loss is divided among, on all workers. The gradient of one is
+            that much smaller than the update's, and the first scale that much higher.
+    """
 
     INITIAL = 2.0**15
     _GROWTH_INTERVAL = 2000
 
-    def __init__(self, enabled: bool):
+    def __init__(self, enabled: bool, shares: int = 1):
         self.enabled = enabled
-        self.value = self.INITIAL if enabled else 1.0
+        # By a power of two, which changes no digit.
+        self.value = self.INITIAL * 2.0 ** (shares.bit_length() - 1) if enabled else 1.0
         self.updates_without_overflow = 0
 
     def update(self, applied: bool) -> None:
@@ -60,10 +66,16 @@ class LossScale:
             self.value *= 2
 
     def state(self) -> dict:
-        return {"value": self.value, "updates_without_overflow": self.updates_without_overflow}
+        return {
+            "enabled": self.enabled,
+            "value": self.value,
+            "updates_without_overflow": self.updates_without_overflow,
+        }
 
     def restore(self, state: dict) -> None:
-        if self.enabled:
+        """Go on with a checkpoint's scale; with the first one where the checkpoint's run had none."""
+        # Checkpoints from before `enabled` was in them have 1 there.
+        if self.enabled and state.get("enabled", state["value"] != 1.0):
             self.value = state["value"]
             self.updates_without_overflow = state["updates_without_overflow"]
 
@@ -77,7 +89,7 @@ class Engine:
         workers: their gradients are summed, once an update.
         float16_exchange: the workers' gradients travel as float16.
         accumulation_steps: micro-batches in an update; gradients are only accumulated where it is over 1.
-        loss_scaling: for float16.
+        loss_scaling: for float16; where gradients travel as float16 the loss is scaled in any case.
         jit_compile: compile with XLA.
         seed: the run's seed, from which dropout follows.
         lengths_vary: batches differ in length; one graph serves them all then.
@@ -105,7 +117,10 @@ class Engine:
         self._variables = variables
         self._optimizer = optimizer
         self._seed, self._workers, self._float16_exchange = seed, workers, float16_exchange
-        self.loss_scale = LossScale(loss_scaling)
+        travels_as_float16 = float16_exchange and workers.size > 1
+        # What travels is the sum over all micro-batches, which a scale for one of them would make too large.
+        shares = 1 if travels_as_float16 else accumulation_steps * workers.size
+        self.loss_scale = LossScale(loss_scaling or travels_as_float16, shares)
         self._first_seconds: float | None = None
         self.trace_seconds: float | None = None
         self._accumulators: dict[str, tf.Variable] = {}

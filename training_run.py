@@ -4,6 +4,7 @@ A task's run (pretraining_run.py, squad_run.py) adds its model, its start, its m
 """
 
 import abc
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -20,8 +21,8 @@ import checkpointing
 import machine_ceiling
 from batching import UpdateData
 from checkpointing import Checkpoint
-from command_line import RunFailure
-from device import describe_environment
+from command_line import RunFailure, UsageError
+from device import describe_environment, memory_named
 from optimization import Optimizer, Schedule
 from stall_watch import StallWatch
 from start_up import StartUp
@@ -84,6 +85,8 @@ class TrainingRun(abc.ABC):
     # Whether batches differ in length, and the name of the flag that sends gradients as float16.
     _lengths_vary = False
     _float16_flag = "fp16_compression"
+    # What takes less memory, for the message where a device's is full.
+    _smaller = "a smaller --train_batch_size with more --gradient_accumulation_steps"
 
     # ------------------------------------------------------------------------------------- of the task
 
@@ -159,6 +162,7 @@ class TrainingRun(abc.ABC):
     def _resume(self, checkpoint: Checkpoint) -> None:
         checkpointing.assign(self._variables, checkpoint.model, str(checkpoint.path))
         checkpointing.assign(self._optimizer.named_variables(), checkpoint.optimizer, str(checkpoint.path))
+        checkpoint.forget_tensors()
         self._engine.loss_scale.restore(checkpoint.state["loss_scale"])
         print(f"going on from {checkpoint.path}, update {self.done}")
 
@@ -174,6 +178,9 @@ class TrainingRun(abc.ABC):
         title: str,
     ) -> Meter:
         config = self._config
+        if self._workers.is_main and not config.skip_checkpoint:
+            # Else the next restart would take up what this run leaves behind by going on from before it.
+            checkpointing.set_aside_newer(config.checkpoints_folder, self._checkpoint_prefix, self.done)
         plan = LoopPlan(
             first_update=self.done + 1,
             last_update=last_update,
@@ -189,17 +196,28 @@ class TrainingRun(abc.ABC):
             hooks = Hooks(
                 self._log, self._save, self.evaluate, self._show_progress, self._check_replicas, self._flops
             )
-            try:
+            with self.failure_logged():
                 self.done, meter = run_loop(
                     self._engine, updates, schedule, plan, hooks, stop, self._workers, self._watch
                 )
-            except RunFailure as failure:
-                self._dll.log((), {"failure": str(failure)})
-                raise
         updates.close()
         # A worker that left now, with a signal's exit code say, would have the others ended as they save.
         self._workers.barrier()
         return meter
+
+    @contextlib.contextmanager
+    def failure_logged(self) -> Iterator[None]:
+        """What ends a run by itself stands in its log, for the verdict on its health."""
+        try:
+            with memory_named(self._smaller):
+                yield
+        except Exception as failure:
+            lines = str(failure).strip().splitlines() or [""]
+            kind = "" if isinstance(failure, RunFailure | UsageError) else f"{type(failure).__name__}: "
+            # A full disk may be the failure.
+            with contextlib.suppress(OSError):
+                self._dll.log((), {"failure": kind + lines[0]})
+            raise
 
     def _bar_is_off(self) -> bool | None:
         """None shows the bar at a terminal alone."""

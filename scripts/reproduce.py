@@ -109,7 +109,9 @@ def reproduce(
 
 def _run_seeds(config: ReproductionConfig, result: NamedResult) -> dict[str, Path]:
     """Run what is not finished yet; returns the folder of each seed."""
-    work = Path(config.work_dir).resolve() / f"{config.name}-{run_provenance.commit()[:12] or 'unknown'}"
+    changes = run_provenance.changes()
+    code = (run_provenance.commit()[:12] or "unknown") + (f"-{changes[:12]}" if changes else "")
+    work = Path(config.work_dir).resolve() / f"{config.name}-{code}"
     folders = {}
     for seed in config.seed_list():
         folder = folders[str(seed)] = work / f"seed_{seed}"

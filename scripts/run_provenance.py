@@ -8,6 +8,7 @@ is the command. Each start is an entry of its own, so that a run that was interr
 """
 
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -128,10 +129,29 @@ def commit() -> str:
     return _git("rev-parse", "--verify", "HEAD") or ""
 
 
+def changes() -> str | None:
+    """A checksum of what but records differs from that commit, new files included.
+
+    Returns:
+        "" where nothing does, None without git.
+    """
+    listings = [
+        _git(*command, "-z", "--", ".", *_NOT_CODE)
+        for command in (("diff", "--name-only", "HEAD"), ("ls-files", "--others", "--exclude-standard"))
+    ]
+    if None in listings:
+        return None
+    digest = hashlib.sha256()
+    names = sorted(name for listing in listings for name in listing.split("\0") if name)
+    for name in names:
+        path = ROOT / name
+        digest.update(f"{name}\0{files.sha256_of_file(path) if path.is_file() else 'gone'}\0".encode())
+    return digest.hexdigest() if names else ""
+
+
 def is_dirty() -> bool:
     """Whether anything but records differs from that commit, new files included; True without git."""
-    changes = _git("status", "--porcelain", "--", ".", *_NOT_CODE)
-    return changes is None or bool(changes)
+    return changes() != ""
 
 
 def hardware() -> dict:

@@ -8,8 +8,9 @@
 #   --pause SECONDS     before the first restart; doubled for each further one, up to five minutes (default 5)
 #
 # It gives up at once on exit code 2, a mistake that no restart mends, when it is told to stop itself, and when two
-# crashes in a row left the same newest checkpoint. A restart adds --restore_checkpoint=latest to the command and has
-# RESUME_TRAINING=true in its environment, for scripts/run_pretraining.sh. The exit code is the command's.
+# crashes in a row left the same newest checkpoint. A restart adds --restore_checkpoint=latest to the command, which wins
+# over one of its own once there is a new checkpoint, and has RESUME_TRAINING=true in its environment, for
+# scripts/run_pretraining.sh. The exit code is the command's.
 set -euo pipefail
 
 # shellcheck source=common.sh
@@ -32,7 +33,7 @@ for name in max_restarts pause; do
 done
 say() { echo "supervise.sh: $1" >&2; }
 
-restarts=0 wait=$pause left_before=none
+restarts=0 wait=$pause left_before=none left_at_first=$(newest_checkpoint "$checkpoints")
 while true; do
   status=0
   run_to_end "$@" || status=$?
@@ -56,7 +57,11 @@ while true; do
   wait=$((wait * 2 < 300 ? wait * 2 : 300))
   export RESUME_TRAINING=true
   case "$*" in
-    *--restore[-_]checkpoint*) ;;
+    *--restore_checkpoint=latest) ;;
+    *--restore[-_]checkpoint*)
+      # The checkpoint that it names is older than what has been saved since.
+      if [[ $left != "$left_at_first" ]]; then set -- "$@" --restore_checkpoint=latest; fi
+      ;;
     *run_pretraining.py* | *run_tf_squad.py*) set -- "$@" --restore_checkpoint=latest ;;
   esac
 done

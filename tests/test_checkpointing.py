@@ -58,6 +58,24 @@ def test_newest_is_by_number_not_by_name(tmp_path):
     assert checkpointing.load_newest(tmp_path, "ckpt-p2-") is None
 
 
+def test_what_is_newer_than_where_a_run_goes_on_is_set_aside(tmp_path, capsys):
+    """Else 30 would be the newest still, and what is saved next the first to be rotated away."""
+    for step in (10, 20, 30):
+        _save(tmp_path, step)
+    _save(tmp_path, 5, prefix="ckpt-p2-")
+    checkpointing.set_aside_newer(tmp_path, "ckpt-", 10)
+    assert _names(tmp_path) == ["aside-ckpt-20", "aside-ckpt-30", "ckpt-10", "ckpt-p2-5"]
+    assert "ckpt-20, ckpt-30: newer than update 10" in capsys.readouterr().out
+    assert _save(tmp_path, 12, keep=1).is_dir()
+    assert checkpointing.load_newest(tmp_path, "ckpt-").step == 12
+    _save(tmp_path, 20)
+    checkpointing.set_aside_newer(tmp_path, "ckpt-", 12)
+    assert _names(tmp_path) == ["aside-ckpt-20", "aside-ckpt-30", "ckpt-12", "ckpt-p2-5"]
+    capsys.readouterr()
+    checkpointing.set_aside_newer(tmp_path, "ckpt-", 12)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "vocab.txt", "state.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, capsys, name, damage):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from command_line import UsageError
-from device import take_share
+from command_line import RunFailure, UsageError
+from device import memory_named, take_share
 from workers import Workers
 
 
@@ -45,3 +45,14 @@ def test_a_task_that_slurm_shows_its_own_gpu_alone_takes_it(two_gpus, monkeypatc
 def test_a_single_worker_takes_all_there_is(two_gpus):
     take_share(Workers(), "none")
     assert not two_gpus
+
+
+def test_a_full_device_is_one_line_with_what_takes_less():
+    tf = pytest.importorskip("tensorflow")
+    with pytest.raises(RunFailure) as caught, memory_named("a smaller --train_batch_size"):
+        raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate 9 GB\nmore lines")
+    assert str(caught.value) == (
+        "the device's memory is full; a smaller --train_batch_size takes less (failed to allocate 9 GB)"
+    )
+    with pytest.raises(ValueError, match="another"), memory_named("less"):
+        raise ValueError("another")

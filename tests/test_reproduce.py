@@ -189,6 +189,22 @@ def test_other_code_is_run_anew_and_may_be_outside(reproductions, capsys):
     assert "outside: loss" in capsys.readouterr().out
 
 
+def test_each_state_of_code_that_is_not_committed_is_run_anew(reproductions):
+    reproductions.run(record=True)
+    for number, (name, content) in enumerate((("code.py", "2"), ("code.py", "3"), ("new.py", "4")), 2):
+        (reproductions.repository / name).write_text(content)
+        for _ in range(2):
+            assert reproductions.run() == 0
+            assert len(reproductions.started()) == 3 * number
+    (reproductions.repository / "new.py").unlink()
+    (reproductions.repository / "code.py").unlink()
+    reproductions.run()
+    assert len(reproductions.started()) == 15
+    reproductions.git("checkout", "--quiet", "code.py")
+    reproductions.run()
+    assert len(reproductions.started()) == 15, "that of the commit, which is finished"
+
+
 def test_the_record_stands_in_the_document(reproductions):
     reproductions.run(record=True, seeds="7,8")
     text = reproductions.document.read_text()
@@ -223,6 +239,7 @@ def test_what_ran_with_changes_or_at_two_commits_is_not_recorded(reproductions):
         reproductions.run(record=True, from_folder=str(ran), work_dir="")
     shutil.rmtree(ran)
     reproductions.run(record=True)
+    (ran,) = (reproductions.folder / "work").iterdir()
     provenance = ran / "seed_2" / "provenance.json"
     (start,) = files.read_json(provenance)
     files.write_json(provenance, [start | {"commit": "1" * 40}, start])

@@ -446,6 +446,29 @@ def test_skipped_updates_leave_their_batches_out_and_are_remembered(runs: Runs, 
     assert "--skip_updates 3-4" in error and "restore an earlier checkpoint" in error
 
 
+def test_the_newest_after_going_back_is_that_of_the_new_branch(runs: Runs, finished):
+    """From update 8 of 12 to 10, then on: the old update 12 is not taken up again."""
+    shutil.copytree(runs.folder(finished), runs.folder("branch"))
+    back = f"--restore_checkpoint={runs.folder('branch')}/checkpoints/ckpt-8"
+    done = runs.run("branch", back, learning_rate=1e-3, steps_this_run=2)
+    assert "note: ckpt-12: newer than update 8, set aside" in done.stdout
+    assert "ckpt-10" in runs.checkpoints("branch") and "ckpt-12" not in runs.checkpoints("branch")
+    done = runs.run("branch", "--restore_checkpoint", learning_rate=1e-3)
+    assert "ckpt-10, update 10" in done.stdout
+    assert not _equal(runs.weights("branch", "ckpt-12"), runs.weights(finished, "ckpt-12"))
+    aside = runs.folder("branch") / "checkpoints" / "aside-ckpt-12"
+    assert checkpointing.load(aside).step == 12
+
+
+def test_a_checkpoint_of_another_program_is_refused(runs: Runs, finished, tmp_path):
+    folder = tmp_path / "ckpt-8"
+    checkpointing.save(
+        tmp_path, "ckpt-", 8, model={}, optimizer={}, state={"meaning": {}}, extra_files={}, keep=0
+    )
+    error = one_line_error(runs.run("other", f"--restore_checkpoint={folder}", expect=2))
+    assert "is no checkpoint of pre-training" in error and "--init_weights" in error
+
+
 def test_a_glob_named_twice_is_read_twice_an_epoch(runs: Runs):
     shards = runs.shards(32)
     examples = json.loads((shards / "manifest.json").read_text())["examples"]
@@ -572,6 +595,8 @@ def test_a_flipped_bit_in_a_shard_stops_before_the_update_that_reads_it(runs: Ru
     done = runs.run("flipped", expect=2, pretrain_tfrecords=folder, num_train_steps=200)
     error = one_line_error(done)
     assert "tfrecord-1-of-3" in error and "record" in error and "damaged" in error
+    told = [event["data"]["failure"] for event in runs.log("flipped") if "failure" in event.get("data", {})]
+    assert len(told) == 1 and told[0] in error
 
 
 def test_a_folder_that_holds_another_run_is_not_written_to(runs: Runs, finished):

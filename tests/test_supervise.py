@@ -63,6 +63,17 @@ def test_a_crash_after_progress_goes_on_from_the_newest_checkpoint(supervised):
     assert "status 137" in messages and "ckpt-20" in messages
 
 
+def test_a_checkpoint_that_the_command_names_holds_until_there_is_a_newer_one(supervised):
+    """Before it there is nothing else to go on from; after it that would be going back."""
+    (supervised.checkpoints / "ckpt-5").mkdir()
+    named = "--restore_checkpoint=elsewhere/ckpt-5"
+    program = str(supervised.folder / "run_pretraining.py")
+    process = supervised.start(["1", "1 ckpt-10", "0"], command=(program, named))
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert supervised.started() == [f"|{named}", f"true|{named}", f"true|{named} --restore_checkpoint=latest"]
+
+
 def test_two_crashes_that_leave_the_same_checkpoint_are_enough(supervised):
     code, started, messages = supervised.run(["1 ckpt-10", "9", "9"])
     assert code == 9 and len(started) == 2

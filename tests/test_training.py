@@ -248,6 +248,32 @@ def test_the_loss_scale_doubles_after_two_thousand_good_updates():
     assert scale.value == LossScale.INITIAL and scale.updates_without_overflow == 0
 
 
+def test_the_first_loss_scale_makes_up_for_the_division_by_all_micro_batches():
+    """By the power of two below their number, so that no digit of a gradient changes."""
+    for shares, factor in ((1, 1), (2, 2), (3, 2), (8, 8), (384, 256)):
+        assert LossScale(True, shares).value == factor * LossScale.INITIAL
+    assert LossScale(False, 8).value == 1.0
+    engine = _engine(accumulation=4, loss_scaling=True)
+    assert engine.loss_scale.value == 4 * LossScale.INITIAL
+
+
+def test_a_run_that_turns_to_float16_begins_with_the_first_loss_scale():
+    """A checkpoint of a run without scaling has a scale of 1, which would let its gradients vanish."""
+    for state in (LossScale(False).state(), {"value": 1.0, "updates_without_overflow": 0}):
+        scale = LossScale(True)
+        scale.restore(state)
+        assert scale.value == LossScale.INITIAL
+    lowered = LossScale(True)
+    lowered.update(applied=False)
+    for state in (lowered.state(), {"value": lowered.value, "updates_without_overflow": 0}):
+        scale = LossScale(True, 8)
+        scale.restore(state)
+        assert scale.value == LossScale.INITIAL / 2
+    plain = LossScale(False)
+    plain.restore(lowered.state())
+    assert plain.value == 1.0
+
+
 def test_a_nan_loss_stops_the_run_with_its_data_and_saves_nothing_after_it():
     engine, weight = _linear_engine()
     updates = [_linear_update(1, [1, 1]), _linear_update(2, [1, 1], y=np.nan), _linear_update(3, [1, 1])]
