@@ -126,7 +126,7 @@ def open_inputs(config: GlueConfig) -> GlueInputs:
         which: _files(config, glue_task, which) if is_wanted else [] for which, is_wanted in wanted.items()
     }
     if task.kind != REGRESSION and task.labels is None:
-        task = dataclasses.replace(task, labels=_own_labels(config, task, model, data["train"]))
+        task = _with_own_labels(config, task, model, data["train"])
     _apply_recipe(config, task, model.config.hidden_size)
     model = _with_fitting_head(model, task, config)
 
@@ -201,11 +201,11 @@ def _with_flags(columns: Columns, config: GlueConfig) -> Columns:
     return dataclasses.replace(columns, **{name: value for name, value in given.items() if value})
 
 
-def _own_labels(
+def _with_own_labels(
     config: GlueConfig, task: Task, model: PretrainedModel, training: list[DataFile]
-) -> tuple[str, ...]:
-    """The labels of the training file, numbers in their order and words in the alphabet's; without one those
-    that the fine-tuned weights record."""
+) -> Task:
+    """The task with the labels of the training file, numbers in their order and words in the alphabet's;
+    without one with those that the fine-tuned weights record."""
     if not training and config.train_file:
         training = _files(config, None, "train")
     if not training:
@@ -215,7 +215,8 @@ def _own_labels(
                 f"--electra_model {model.source}: records no labels; give the model/ folder of a fine-tuned "
                 "run, or the --train_file whose labels these are"
             )
-        return labels
+        # LABEL_0, LABEL_1, … are no names that a file would have: numbers stand for them.
+        return dataclasses.replace(task, labels=labels, is_numbered=_are_generic(labels))
     (file,) = training
     if task.kind == TAGGING:
         found = {tag for sentence in _sentences(file, labelled=True) for tag in sentence.tags}
@@ -223,9 +224,8 @@ def _own_labels(
         found = {example.label for example in _examples(file, labelled=True)}
     if len(found) < 2:
         raise UsageError(f"--{file.flag} {file.paths[0]}: has one label alone, {next(iter(found))!r}")
-    return tuple(
-        sorted(found, key=lambda label: (0, int(label), "") if _is_integer(label) else (1, 0, label))
-    )
+    in_order = sorted(found, key=lambda label: (0, int(label), "") if _is_integer(label) else (1, 0, label))
+    return dataclasses.replace(task, labels=tuple(in_order))
 
 
 def _is_integer(label: str) -> bool:
@@ -284,7 +284,7 @@ def _misfit(model: PretrainedModel, task: Task) -> str | None:
     if found != outputs:
         return f"its head has {found} outputs, and {task.name} has {outputs}"
     labels = _recorded_labels(model)
-    is_named = labels is not None and not all(_GENERIC_LABEL.fullmatch(label) for label in labels)
+    is_named = labels is not None and not _are_generic(labels)
     if is_named and task.labels and labels != task.labels:
         return f"its labels are {', '.join(labels)}, and those of {task.name} {', '.join(task.labels)}"
     return None
@@ -297,6 +297,10 @@ def _recorded_labels(model: PretrainedModel) -> tuple[str, ...] | None:
         return None
     labels = [recorded.get(str(number)) for number in range(len(recorded))]
     return tuple(labels) if all(isinstance(label, str) for label in labels) else None
+
+
+def _are_generic(labels: tuple[str, ...]) -> bool:
+    return all(_GENERIC_LABEL.fullmatch(label) for label in labels)
 
 
 # -------------------------------------------------------------------------------------------------- data

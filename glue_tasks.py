@@ -24,6 +24,7 @@ class Task:
         written: the same labels as the benchmark's files write them, where those are others.
         metrics: names in labelled_metrics.py.
         both_orders: whether a pair means the same the other way round.
+        is_numbered: whether files may have a label's number in its place, as the hub's have.
     """
 
     name: str
@@ -33,10 +34,13 @@ class Task:
     written: tuple[str, ...] = ()
     num_train_epochs: float = 3.0
     both_orders: bool = False
+    is_numbered: bool = False
 
     def label_numbers(self) -> dict[str, int]:
-        """A label's number by every way to write it: its word, the benchmark's, its number."""
-        ways = (self.labels, self.written, [str(number) for number in range(len(self.labels))])
+        """A label's number by every way to write it: its word, the benchmark's, or its number."""
+        # Where a user's labels are 2 and 3, a 1 is none of them.
+        plain = [str(number) for number in range(len(self.labels))] if self.is_numbered else ()
+        ways = (self.labels, self.written, plain)
         return {word: number for words in reversed(ways) for number, word in enumerate(words)}
 
 
@@ -60,13 +64,18 @@ class DataFile:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a task's data, by the names of its file there and here."""
+    """A part of a task's data, by the names of its file there and here.
+
+    Attributes:
+        elsewhere: where the benchmark's file may be too.
+    """
 
     own: str
     hub: str
     suffix: str = ""
     submission: str = ""
     optional: bool = False
+    elsewhere: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ def _task(
         "test": (_Part("test", "test", submission=name),),
     }
     return GlueTask(
-        Task(name, kind, labels or None, metrics, written, epochs, both_orders),
+        Task(name, kind, labels or None, metrics, written, epochs, both_orders, is_numbered=True),
         Columns(*own),
         Columns(*hub),
         usual | (parts or {}),
@@ -127,7 +136,8 @@ _MNLI_PARTS = {
     "test": (
         _Part("test_matched", "test_matched", submission="MNLI-m"),
         _Part("test_mismatched", "test_mismatched", "_mm", "MNLI-mm"),
-        _Part("diagnostic", "../ax/test", "_ax", "AX", optional=True),
+        # The usual download script gives it a folder of its own.
+        _Part("diagnostic", "../ax/test", "_ax", "AX", optional=True, elsewhere="../diagnostic/diagnostic"),
     ),
 }
 _ALL = [
@@ -250,10 +260,11 @@ def given_file(task: GlueTask, path: str, flag: str) -> DataFile:
 
 def _find_part(task: GlueTask, part: _Part, which: str, folders: list[Path]) -> DataFile | None:
     for folder in folders:
-        path = folder / f"{part.own}.tsv"
-        if path.is_file():
-            columns = _own_columns(task, which)
-            return DataFile((str(path),), "data_dir", columns, part.suffix, part.submission, True)
+        for own in filter(None, (part.own, part.elsewhere)):
+            path = folder / f"{own}.tsv"
+            if path.is_file():
+                columns = _own_columns(task, which)
+                return DataFile((str(path),), "data_dir", columns, part.suffix, part.submission, True)
         shards = sorted((folder / part.hub).parent.glob(f"{Path(part.hub).name}-*.parquet"))
         if shards:
             paths = tuple(map(str, shards))

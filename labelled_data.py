@@ -8,6 +8,7 @@ tasks. Every fault is named by file and line; what the labels mean is found out 
 import csv
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from command_line import UsageError
 _DOCUMENT_MARK = "-DOCSTART-"
 # No cell is longer: csv's own limit of 131,072 characters is less than a long document.
 _LARGEST_CELL = 2**31 - 1
+# Other spaces, such as U+00A0, may be part of a word.
+_WORD_OR_TAG = re.compile(r"[^ \t]+")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def read_sentences(path: str, flag: str, columns: Columns, *, labelled: bool) ->
     """The sentences of a file of tagged words, in its order.
 
     A .jsonl or .parquet file has lists of words and of tags in its columns; any other one has a word and its
-    tag in each line: the first column and the last, or those of the numbers that `columns` has.
+    tag in each line: the first column and the last, or those of the numbers that `columns` has. Where no tags
+    are needed their column may be absent.
 
     Raises:
         UsageError: as `read_examples`.
@@ -260,7 +264,8 @@ def _table_sentences(path: str, flag: str, columns: Columns, labelled: bool) -> 
         if tags is not None and len(tags) != len(words):
             raise UsageError(f"{where}: {len(words)} words and {len(tags)} tags")
         if words:
-            yield Sentence(str(number), words, tags, line)
+            identifier = str(_cell(row, columns.id, where) if columns.id else number)
+            yield Sentence(identifier, words, tags, line)
 
 
 def _list(row: Row, column: str, where: str) -> list[str]:
@@ -271,13 +276,16 @@ def _list(row: Row, column: str, where: str) -> list[str]:
 
 
 def _column_sentences(path: str, flag: str, columns: Columns, labelled: bool) -> Iterator[Sentence]:
+    if columns.id:
+        raise UsageError(f"--id_column {columns.id}: {path} has a word in each line, and no ids")
     word_place, tag_place = _place(columns.text, "text_column", 1), _place(columns.label, "label_column", -1)
+    needed = [("text_column", word_place)] + ([("label_column", tag_place)] if labelled else [])
     number, words, tags, first_line, width = 0, [], [], 0, 0
     for line, (text,) in _with_faults_named(path, flag, _whole_lines):
-        cells = text.split()
+        cells = _WORD_OR_TAG.findall(text.rstrip("\r\n"))
         if not cells or cells[0] == _DOCUMENT_MARK:
             if words:
-                yield Sentence(str(number), words, tags if width > 1 else None, first_line)
+                yield Sentence(str(number), words, tags or None, first_line)
                 number += 1
             words, tags = [], []
             continue
@@ -289,13 +297,14 @@ def _column_sentences(path: str, flag: str, columns: Columns, labelled: bool) ->
             raise UsageError(f"{where}: has {len(cells)} columns, and the lines before it have {width}")
         if width == 1 and labelled:
             raise UsageError(f"{where}: has one column, where a word and its tag are expected")
-        for name, place in (("text_column", word_place), ("label_column", tag_place)):
+        for name, place in needed:
             if place >= width:
                 raise UsageError(f"--{name} {place + 1}: {path} has {width} columns")
         words.append(cells[word_place])
-        tags.append(cells[tag_place])
+        if width > max(tag_place, 1):
+            tags.append(cells[tag_place])
     if words:
-        yield Sentence(str(number), words, tags if width > 1 else None, first_line)
+        yield Sentence(str(number), words, tags or None, first_line)
 
 
 def _place(column: str, flag: str, default: int) -> int:

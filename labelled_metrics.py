@@ -8,6 +8,8 @@ CLASSIFICATION_METRICS = ("accuracy", "f1_macro", "matthews_correlation")
 REGRESSION_METRICS = ("pearson", "spearman", "mean_squared_error", "mean_absolute_error")
 TAGGING_METRICS = ("f1", "precision", "recall", "accuracy")
 _OUTSIDE = "O"
+# IOB, IOBES, BILOU and BMES: what begins a span, what goes on with one, and what is a span's last word.
+_BEGINNING, _CONTINUING, _CLOSING = ("B", "S", "U"), ("I", "M", "E", "L"), ("E", "L", "S", "U")
 
 
 def score(metrics: Sequence[str], gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -65,21 +67,26 @@ def score_tags(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 
 
 def is_span_tag(tag: str) -> bool:
-    """Whether a tag is one of a span's, B-TYPE or I-TYPE."""
-    return tag[:2] in ("B-", "I-")
+    """Whether a tag is one of a span's: B-TYPE, I-TYPE, E-TYPE, S-TYPE, ..."""
+    prefix, hyphen, _ = tag.partition("-")
+    return bool(hyphen) and prefix in (*_BEGINNING, *_CONTINUING)
 
 
 def spans(tags: Sequence[str]) -> Iterator[tuple[int, int, str]]:
     """(first word, word after the last, type) of each span in a sentence's tags, as conlleval counts them.
 
     A span begins with B, and also with an I that follows no span of its type (so IOB1's spans are found too).
+    M is as I; E and L are too, but the span ends with them; S and U are a span of one word.
     """
     first, kind = 0, None
     for place, tag in enumerate([*tags, _OUTSIDE]):
         prefix, _, own = tag.partition("-")
-        inside = prefix == "I" and own == kind
+        inside = prefix in _CONTINUING and own == kind
         if kind is not None and not inside:
             yield first, place, kind
             kind = None
-        if prefix in ("B", "I") and not inside:
+        if prefix in (*_BEGINNING, *_CONTINUING) and not inside:
             first, kind = place, own
+        if prefix in _CLOSING:
+            yield first, place + 1, kind
+            kind = None

@@ -12,7 +12,7 @@ from squad_cases import write_encoder
 from command_line import UsageError
 from glue_configuration import GlueConfig
 from glue_inputs import GlueInputs, open_inputs
-from glue_tasks import find_task
+from glue_tasks import find_files, find_task
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,18 @@ def test_mnli_has_two_parts_and_a_diagnostic_set_beside_it(tmp_path, encoder, wr
     assert [len(data.features) for data in read.test] == [8, 8, 2]
 
 
+def test_the_diagnostic_set_may_have_a_folder_of_its_own(tmp_path):
+    """As in glue_data/, which the usual download script writes."""
+    path = tmp_path / "diagnostic" / "diagnostic.tsv"
+    write_own_files(tmp_path, "MNLI")
+    path.parent.mkdir()
+    (tmp_path / "MNLI" / "diagnostic.tsv").rename(path)
+    for data_dir in (tmp_path, tmp_path / "MNLI"):
+        found = find_files(find_task("MNLI"), str(data_dir), "test")
+        assert [file.submission for file in found] == ["MNLI-m", "MNLI-mm", "AX"]
+        assert Path(found[-1].paths[0]).samefile(path) and found[-1].suffix == "_ax"
+
+
 def test_the_metrics_are_the_benchmarks():
     metrics = {name: find_task(name).task.metrics for name in FORMS}
     assert metrics.pop("CoLA")[0] == "matthews_correlation"
@@ -123,6 +135,30 @@ def test_labels_of_own_files_are_in_the_order_of_numbers_and_words(tmp_path, enc
         read = inputs(encoder, task_type="classification", train_file=path, do_train=True)
         assert read.task.labels == expected
         assert [expected[number] for number in read.training.labels] == labels
+
+
+def test_a_number_that_is_no_label_of_own_files_is_refused_and_stands_for_none(tmp_path, encoder):
+    """Labels 2 to 5 are the outputs 0 to 3, and a 1 is not the second of them."""
+    train = write_csv(tmp_path / "train.csv", [{"text": "fine", "label": label} for label in "2345"])
+    dev = write_csv(tmp_path / "dev.csv", [{"text": "fine", "label": label} for label in "31"])
+    own = {"task_type": "classification", "eval_file": dev, "do_eval": True}
+    told = f"--eval_file {dev}, line 3: the label '1' is none of 2, 3, 4, 5"
+    recorded = _classifier(encoder, tmp_path / "m", list("2345"), outputs=4)
+    for settings in (
+        {"electra_model": encoder, "train_file": train, "do_train": True},
+        {"electra_model": recorded},
+    ):
+        with pytest.raises(UsageError) as mistake:
+            open_inputs(config(encoder, **own | settings))
+        assert str(mistake.value) == told
+
+
+def test_numbers_stand_for_the_labels_of_a_model_that_names_none(tmp_path, encoder):
+    """A released model's LABEL_0 and LABEL_1 are the 0 and 1 of its data."""
+    dev = write_csv(tmp_path / "dev.csv", [{"text": "fine", "label": label} for label in ("1", "LABEL_0")])
+    model = _classifier(encoder, tmp_path / "m", ["LABEL_0", "LABEL_1"])
+    read = inputs(model, task_type="classification", eval_file=dev, do_eval=True)
+    assert read.evaluation[0].features.labels.tolist() == [1, 0]
 
 
 def test_tags_are_those_of_the_training_file(tmp_path, encoder):

@@ -137,6 +137,35 @@ def test_words_alone_can_be_predicted(tmp_path):
     assert sentences(path, labelled=False) == [("0", ["one", "two"], None, 1), ("1", ["three"], None, 4)]
 
 
+def test_tags_may_lie_beyond_the_columns_where_none_is_needed(tmp_path):
+    alone, fewer = _write(tmp_path / "a.txt", "one\ntwo\n"), _write(tmp_path / "b.txt", "one NN\ntwo NN\n")
+    for path in (alone, fewer):
+        for columns in (Columns("", label="3"), Columns("1", label="3")):
+            assert sentences(path, columns, labelled=False) == [("0", ["one", "two"], None, 1)]
+    assert sentences(fewer, Columns("", label="2"), labelled=False)[0][2] == ["NN", "NN"]
+    with pytest.raises(UsageError, match=r"^--label_column 3: .*has 2 columns"):
+        sentences(fewer, Columns("", label="3"))
+    with pytest.raises(UsageError, match=r"^--text_column 3: .*has 2 columns"):
+        sentences(fewer, Columns("3"), labelled=False)
+
+
+def test_spaces_and_tabs_alone_separate_columns(tmp_path):
+    """A no-break space, an ideographic one and a line separator are part of a word."""
+    content = "10\u00a0000 \t B-X \r\na\u3000b\u2028c\tO\r\n \t\r\n\u00a0 O\r\n"
+    path = _write(tmp_path / "a.txt", content)
+    assert sentences(path) == [
+        ("0", ["10\u00a0000", "a\u3000b\u2028c"], ["B-X", "O"], 1),
+        ("1", ["\u00a0"], ["O"], 4),
+    ]
+
+
+def test_sentences_of_tables_have_the_ids_of_their_column(tmp_path):
+    rows = '{"tokens": ["a"], "tags": ["O"], "key": "x7"}\n{"tokens": ["b"], "tags": ["O"], "key": 9}\n'
+    path = _write(tmp_path / "a.jsonl", rows)
+    assert [sentence[0] for sentence in sentences(path, Columns("", id="key"))] == ["x7", "9"]
+    assert [sentence[0] for sentence in sentences(path)] == ["0", "1"]
+
+
 def test_words_and_tags_as_lists(tmp_path):
     path = _write(tmp_path / "a.jsonl", '{"tokens": ["a", "b"], "tags": ["O", "B-X"]}\n')
     assert sentences(path) == [("0", ["a", "b"], ["O", "B-X"], 1)]
@@ -151,6 +180,8 @@ def test_words_and_tags_as_lists(tmp_path):
         ("a.txt", "a\nb\n", Columns(""), "^--eval_file .*line 1: has one column"),
         ("a.txt", "a O\n", Columns("3"), "^--text_column 3: .*has 2 columns"),
         ("a.txt", "a O\n", Columns("word"), "^--text_column word: columns of words and tags have numbers"),
+        ("a.txt", "a O\n", Columns("", id="key"), "^--id_column key: .*a.txt has a word in each line"),
+        ("a.jsonl", '{"tokens": ["a"], "tags": ["O"]}\n', Columns("", id="key"), "line 1: no column 'key'"),
         ("a.txt", "\n\n", Columns(""), "^--eval_file .*no sentence in it"),
         ("a.jsonl", '{"tokens": ["a"], "tags": []}\n', Columns(""), "line 1: 1 words and 0 tags"),
         (

@@ -54,6 +54,13 @@ def test_labels_that_nobody_predicts_count_in_the_mean_of_f1():
         ("B-NP I-VP I-VP", [(0, 1, "NP"), (1, 3, "VP")]),
         ("O O", []),
         ("B-A-B I-A-B", [(0, 2, "A-B")]),
+        # IOBES, BILOU and BMES: S and U are whole spans, and with E and L one ends.
+        ("S-X S-X O B-X I-X E-X", [(0, 1, "X"), (1, 2, "X"), (3, 6, "X")]),
+        ("U-X B-X L-X B-Y I-Y L-Y U-Y", [(0, 1, "X"), (1, 3, "X"), (3, 6, "Y"), (6, 7, "Y")]),
+        ("B-X M-X M-X E-X S-X", [(0, 4, "X"), (4, 5, "X")]),
+        # IOE: the I after an E begins the next span; an E after nothing of its type is one.
+        ("I-X E-X I-X E-X E-X", [(0, 2, "X"), (2, 4, "X"), (4, 5, "X")]),
+        ("B-X E-Y S-Y I-Y O E-X", [(0, 1, "X"), (1, 2, "Y"), (2, 3, "Y"), (3, 4, "Y"), (5, 6, "X")]),
     ],
 )
 def test_spans_by_hand(tags, expected):
@@ -71,6 +78,23 @@ def test_span_scores_by_hand():
         "recall": pytest.approx(1 / 3),
         "accuracy": pytest.approx(4 / 7),
     }
+
+
+def test_spans_of_one_word_count_in_iobes_and_bilou():
+    """Of three spans of one word two are found, and the longer one with a wrong end: 2 of 4, and 2 of 3."""
+    gold = [["S-X", "O", "B-X", "I-X", "E-X"], ["S-X", "S-Y"]]
+    predicted = [["S-X", "O", "B-X", "E-X", "O"], ["O", "S-Y"]]
+    expected = {
+        "f1": pytest.approx(4 / 7),
+        "precision": pytest.approx(2 / 3),
+        "recall": pytest.approx(2 / 4),
+        "accuracy": pytest.approx(4 / 7),
+    }
+    assert score_tags(gold, predicted) == expected
+    bilou = str.maketrans("SE", "UL")
+    gold, predicted = ([[tag.translate(bilou) for tag in tags] for tags in all] for all in (gold, predicted))
+    assert score_tags(gold, predicted) == expected
+    assert score_tags([["S-X", "O"]], [["O", "O"]])["recall"] == 0
 
 
 def test_nothing_found_is_no_error_and_tags_of_no_spans_have_an_accuracy_alone():
