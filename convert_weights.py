@@ -25,6 +25,8 @@ def main() -> int:
     networks = pretrained_models.load_networks(config.input, "input")
     output = Path(config.output)
     folders = [output] if len(networks) == 1 else [output / name for name in NETWORKS]
+    for folder in folders:
+        weight_conversion.check_replaceable(folder, "output")
     for network, folder in zip(networks, folders, strict=True):
         print(describe(network))
         left_out = weight_conversion.write_network(folder, network, "output")

@@ -4,6 +4,7 @@ Task, labels, examples and head are found here; weights, vocabulary and checkpoi
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -100,11 +101,16 @@ class GlueInputs:
         """Whether the weights hold this task's head."""
         return any(name.startswith(CLASSIFIER) for name in self.model.tensors)
 
+    @functools.cached_property
+    def training_fingerprint(self) -> str:
+        """SHA-256 of what is trained on: tokens, labels."""
+        return _fingerprint([self.training])
+
     def fingerprints(self) -> dict[str, str]:
         """Checksums of what was read, by flag."""
         read = {"electra_model": json.dumps(dataclasses.asdict(self.model.config))}
         if self.training is not None:
-            read["train_file"] = _fingerprint([self.training])
+            read["train_file"] = self.training_fingerprint
         for flag, sets in (("eval_file", self.evaluation), ("test_file", self.test)):
             read[flag] = _fingerprint([data.features for data in sets])
         return read
@@ -168,6 +174,7 @@ def meaning(config: GlueConfig, inputs: GlueInputs, workers: Workers) -> dict:
         "labels": list(inputs.task.labels or ()),
         "label_scale": list(dataclasses.astuple(inputs.scale)),
         "training_examples": len(inputs.training),
+        "training_data": inputs.training_fingerprint,
     }
 
 

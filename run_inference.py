@@ -234,7 +234,9 @@ def _changed_context(named: str, context: str) -> str:
 
 def _read_context(path: str, prefix: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        # Line ends stay as they are: places in the text are counted in the file's characters.
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            return stream.read()
     except OSError as error:
         raise UsageError(f"{prefix}{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -103,6 +103,11 @@ class Decoded:
     null_odds: float | None
     spans: list[list[int]]
 
+    @property
+    def best_text(self) -> str:
+        """The best answer that is one, whatever the null odds say; "" where the context holds none."""
+        return next((entry["text"] for entry in self.n_best if entry["text"]), "")
+
 
 # Token spans of one window: first token, last token and the logits of both, arrays of equal length.
 _Spans = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -7,6 +7,7 @@ Two answers match exactly when their normalised texts are equal; F1 compares the
 A question scores the best of its gold answers. Knows nothing about models: `evaluate` takes what JSON holds.
 """
 
+import itertools
 import json
 import math
 import re
@@ -60,8 +61,12 @@ def evaluate(
     na_probs: dict[str, float] | None,
     version_2: bool,
     na_prob_threshold: float = 1.0,
+    best_texts: dict[str, str] | None = None,
 ) -> dict[str, float | int]:
     """Scores in percent, equal to those of the official evaluators of SQuAD 1.1 and 2.0.
+
+    The best thresholds and their scores differ from the official ones where no threshold could reach those:
+    `_best_threshold` says where.
 
     Args:
         dataset: the list under "data" of a SQuAD file.
@@ -70,6 +75,9 @@ def evaluate(
             with a prediction; version 2 only.
         version_2: the rules of SQuAD 2.0.
         na_prob_threshold: a question whose number is above counts as predicted "" (version 2).
+        best_texts: question id -> what it is answered where it is answered at all, for each question with a
+            prediction: the best thresholds are searched with these. Default the predictions; where a
+            threshold has made some of those "", no higher one can be found to be better.
 
     Returns:
         1.1: exact_match and f1 over all questions, a missing prediction scoring 0. 2.0: exact, f1 and total
@@ -79,12 +87,12 @@ def evaluate(
 
     Raises:
         ValueError: data that is not SQuAD (the message names article and paragraph), or nothing to average.
-        KeyError: na_probs lacks a question that has a prediction.
+        KeyError: na_probs or best_texts lack a question that has a prediction.
     """
     golds = gold_answers(dataset, version_2)
     answered = {question: predictions[question] for question in golds if question in predictions}
     if version_2:
-        return _evaluate_version_2(golds, answered, na_probs, na_prob_threshold)
+        return _evaluate_version_2(golds, answered, na_probs, na_prob_threshold, best_texts)
     exact, f1 = _best_over_golds(golds, answered, empty_f1=0)
     return {
         "exact_match": 100.0 * sum(exact.values()) / len(golds),
@@ -132,11 +140,13 @@ def gold_answers(dataset: list, version_2: bool) -> dict[str, list[str]]:
 
     Raises:
         ValueError: data that is not SQuAD, an id that occurs twice, no questions; in version 1.1 also a
-            question without an answer.
+            question without an answer. In version 2 one that is marked as impossible needs no list of them.
     """
     golds: dict[str, list[str]] = {}
     for where, question in _questions(dataset):
         answers = question.get("answers")
+        if answers is None and version_2 and question.get("is_impossible") is True:
+            answers = []
         if not isinstance(question.get("id"), str):
             raise ValueError(f"{where}: a question without an id")
         name = f"{where}: question {question['id']!r}"
@@ -152,7 +162,7 @@ def gold_answers(dataset: list, version_2: bool) -> dict[str, list[str]]:
     return golds
 
 
-def _evaluate_version_2(golds, answered, na_probs, threshold: float) -> dict[str, float | int]:
+def _evaluate_version_2(golds, answered, na_probs, threshold: float, best_texts) -> dict[str, float | int]:
     if not answered:
         raise ValueError("none of its questions has a prediction")
     # A gold answer of which nothing is left, such as "the", cannot be asked for.
@@ -173,8 +183,11 @@ def _evaluate_version_2(golds, answered, na_probs, threshold: float) -> dict[str
         if chosen:
             result |= _averages(exact, f1, chosen, prefix)
     if na_probs is not None:
+        if best_texts is not None:
+            searched = {question: best_texts[question] for question in answered}
+            raw_exact, raw_f1 = _best_over_golds(texts, searched, empty_f1=1)
         for name, raw in (("best_exact", raw_exact), ("best_f1", raw_f1)):
-            best, best_threshold = _best_threshold(raw, answered, na_probs, has_answer)
+            best, best_threshold = _best_threshold(raw, na_probs, has_answer)
             result |= {name: best, f"{name}_thresh": best_threshold}
     return result
 
@@ -199,22 +212,25 @@ def _averages(exact, f1, questions: list[str], prefix: str) -> dict[str, float |
     }
 
 
-def _best_threshold(scores, answered, na_probs, has_answer) -> tuple[float, float]:
+def _best_threshold(scores, na_probs, has_answer) -> tuple[float, float]:
     """The best score in percent when only questions up to a threshold are answered, and that threshold.
 
-    Starts from answering nothing and answers one question after the other by its number. As in the official
-    search, questions of equal numbers are taken singly, in the order of na_probs, and answering nothing has
-    threshold 0.
+    The official search, which starts from answering nothing and answers more and more questions, in three
+    places made to give what the threshold gives: questions of equal numbers are answered together; an answer
+    of which normalisation leaves nothing, such as "the", counts as none here too; and answering nothing has
+    the official threshold 0 only where that lies below all numbers, as it does below probabilities.
     """
-    current = best = sum(not has_answer[question] for question in scores)
-    threshold = 0.0
-    for question in sorted((question for question in na_probs if question in scores), key=na_probs.get):
-        if has_answer[question]:
-            current += scores[question]
-        elif answered[question]:
-            current -= 1
+    order = sorted(scores, key=na_probs.get)
+    lowest = na_probs[order[0]]
+    # Far enough below for the rounding of another run.
+    threshold = 0.0 if lowest > 0 else min(lowest - 1, 2 * lowest)
+    current = sum(not has_answer[question] for question in scores)
+    # Nothing lies below -inf: a question of that number is always answered.
+    best = current if threshold < lowest else -math.inf
+    for number, questions in itertools.groupby(order, key=na_probs.get):
+        current += sum(scores[question] - (not has_answer[question]) for question in questions)
         if current > best:
-            best, threshold = current, na_probs[question]
+            best, threshold = current, number
     return 100.0 * best / len(scores), threshold
 
 

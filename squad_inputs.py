@@ -4,11 +4,16 @@ Questions and head are this task's; weights, vocabulary and checkpoints are foun
 """
 
 import dataclasses
+import functools
 import itertools
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import finetuning_inputs
+import squad_evaluation
+import weight_conversion
 from command_line import UsageError
 from finetuning_inputs import Start
 from pretrained_models import PretrainedModel
@@ -53,12 +58,18 @@ class SquadInputs:
     training: Features | None
     prediction: Features | None
 
+    @functools.cached_property
+    def training_fingerprint(self) -> str:
+        """SHA-256 of the tokens that are trained on."""
+        return self.training.fingerprint()
+
     def fingerprints(self) -> dict[str, str]:
         """Checksums of what was read, by flag."""
         read = {"electra_model": json.dumps(dataclasses.asdict(self.model.config))}
-        for flag, features in (("train_file", self.training), ("predict_file", self.prediction)):
-            if features is not None:
-                read[flag] = features.fingerprint()
+        if self.training is not None:
+            read["train_file"] = self.training_fingerprint
+        if self.prediction is not None:
+            read["predict_file"] = self.prediction.fingerprint()
         return read
 
 
@@ -68,6 +79,10 @@ def open_inputs(config: SquadConfig) -> SquadInputs:
     Raises:
         UsageError: something is missing or does not fit.
     """
+    if config.do_train:
+        weight_conversion.check_replaceable(config.model_folder, "output_dir")
+    if config.do_eval:
+        _check_golds(config)
     rule = FeatureRule(config.max_seq_length, config.doc_stride, config.max_query_length)
     model = finetuning_inputs.open_model(config)
     head = choose_head(model, Head(config.joint_head, config.joint_head_variant), keep=not config.do_train)
@@ -103,6 +118,13 @@ def has_head(model: PretrainedModel, head: Head) -> bool:
     return any(name.startswith(head.prefix) for name in model.tensors)
 
 
+def gold_articles(config: SquadConfig, asked: Collection[str]) -> list:
+    """The articles of the predict file; with --max_questions only the questions of these ids in them."""
+    path = Path(config.data_file("dev"))
+    articles = json.loads(path.read_text(encoding="utf-8-sig"))["data"]
+    return squad_evaluation.only_answered(articles, asked) if config.max_questions else articles
+
+
 def find_start(config: SquadConfig, inputs: SquadInputs, workers: Workers) -> Start:
     """The training checkpoint to go on from, as finetuning_inputs.find_start."""
     return finetuning_inputs.find_start(
@@ -117,14 +139,34 @@ def meaning(config: SquadConfig, inputs: SquadInputs, workers: Workers) -> dict:
     """What must be equal for a restart to go on with the same training, by name."""
     values = finetuning_inputs.shared_meaning(config, inputs.model, workers)
     values |= {name: getattr(config, name) for name in _MEANING}
-    values["training_windows"] = len(inputs.training)
-    return values
+    return values | {
+        "training_windows": len(inputs.training),
+        "training_data": inputs.training_fingerprint,
+    }
+
+
+def _source(config: SquadConfig, which: str) -> tuple[str, str]:
+    """A file of questions, and the flag that named it, without dashes."""
+    given = {"train": config.train_file, "dev": config.predict_file}[which]
+    flag = {"train": "train_file", "dev": "predict_file"}[which] if given else "data_dir"
+    return config.data_file(which), flag
+
+
+def _check_golds(config: SquadConfig) -> None:
+    """See that the answers can be scored, before anything is trained to give them."""
+    path, flag = _source(config, "dev")
+    version_2 = config.version_2_with_negative
+    # Whatever else is wrong with the file has a message of its own.
+    questions = itertools.islice(iterate_questions(path, flag, version_2), config.max_questions or None)
+    asked = {question.id for question in questions}
+    try:
+        squad_evaluation.gold_answers(gold_articles(config, asked), version_2)
+    except ValueError as error:
+        raise UsageError(f"--{flag} {path}: --do_eval cannot score it: {error}") from None
 
 
 def _features(config: SquadConfig, which: str, rule: FeatureRule, vocabulary: Vocabulary) -> Features:
-    path = config.data_file(which)
-    given = {"train": config.train_file, "dev": config.predict_file}[which]
-    flag = {"train": "train_file", "dev": "predict_file"}[which] if given else "data_dir"
+    path, flag = _source(config, which)
     version_2 = config.version_2_with_negative
     if config.max_questions:
         questions = itertools.islice(iterate_questions(path, flag, version_2), config.max_questions)

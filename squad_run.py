@@ -1,6 +1,5 @@
 """One SQuAD run: weights, fine-tuning, answers and their scores, the fine-tuned model's export."""
 
-import json
 import math
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from question_answerer import build_model
 from squad_batches import training_windows
 from squad_configuration import SquadConfig
 from squad_decoding import DecodingRule
-from squad_inputs import SquadInputs, meaning
+from squad_inputs import SquadInputs, gold_articles, meaning
 from squad_prediction import JsonObjectFile, Predictor
 from telemetry import SQUAD_UNITS, duration
 from training import StopSignal
@@ -189,7 +188,7 @@ class SquadRun(FineTuningRun):
     def _predict(self, folder: Path) -> None:
         """All workers answer; worker 0 writes."""
         version_2 = self._config.version_2_with_negative
-        self._null_odds = {} if version_2 else None
+        self._null_odds, self._best_texts = ({}, {}) if version_2 else (None, None)
         answers = self._predictor.answers(self._inputs.prediction, hide_progress=self._bar_is_off())
         if not self._workers.is_main:
             for _ in answers:
@@ -201,6 +200,7 @@ class SquadRun(FineTuningRun):
                 n_best.add(question_id, decoded.n_best)
                 if version_2:
                     self._null_odds[question_id] = decoded.null_odds
+                    self._best_texts[question_id] = decoded.best_text
         if version_2:
             files.write_json(folder / NULL_ODDS, self._null_odds)
 
@@ -208,12 +208,15 @@ class SquadRun(FineTuningRun):
         config = self._config
         folder = Path(config.output_dir)
         predictions = files.read_json(folder / PREDICTIONS)
-        dataset = json.loads(Path(config.data_file("dev")).read_text(encoding="utf-8-sig"))["data"]
-        if config.max_questions:
-            dataset = squad_evaluation.only_answered(dataset, predictions)
         try:
             scores = squad_evaluation.evaluate(
-                dataset, predictions, self._null_odds, config.version_2_with_negative, math.inf
+                gold_articles(config, predictions),
+                predictions,
+                self._null_odds,
+                config.version_2_with_negative,
+                # The threshold has made the predictions what they are.
+                math.inf,
+                self._best_texts,
             )
         except ValueError as error:
             raise RunFailure(f"{config.data_file('dev')} cannot be scored: {error}") from None

@@ -67,15 +67,17 @@ def is_own_name(host: str, address: str) -> bool:
 
     Args:
         host: the header, with or without a port.
-        address: what the server is bound to. Beyond this machine it may be asked for by its own name, by the
-            machine's and by any number, for which no other site can have a page.
+        address: what the server is bound to, by which it may always be asked for. Beyond this machine it may
+            be by the machine's name too and by any number, for which no other site can have a page.
     """
     name = re.sub(r":\d*$", "", host).lower()
-    if name in _LOOPBACK_NAMES:
+    bare = name.strip("[]")
+    # The loopback network has more addresses than the usual one: 127.0.0.2, or Debian's 127.0.1.1.
+    if name in _LOOPBACK_NAMES or bare == address.lower():
         return True
     if is_loopback(address):
         return False
-    return name in (address.lower(), socket.gethostname().lower()) or _is_number(name.strip("[]"))
+    return name == socket.gethostname().lower() or _is_number(bare)
 
 
 def is_loopback(address: str) -> bool:

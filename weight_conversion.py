@@ -38,6 +38,8 @@ _ARCHITECTURES = {
     TOKEN_HEAD: "ElectraForTokenClassification",
 }
 MODEL_CARD_NAME = "README.md"
+# All that a folder of ours holds; the last two are what Vocabulary.save writes.
+_WRITTEN = (CONFIG_NAME, WEIGHTS_NAME, MODEL_CARD_NAME, "vocab.txt", "tokenizer_config.json")
 _EXPORTED = (
     *electra_weights.ENCODER_PREFIXES,
     *_ARCHITECTURES,
@@ -97,15 +99,10 @@ def write_folder(
         flag: names the output folder in messages, without dashes.
 
     Raises:
-        UsageError: the folder holds something, and no export.
+        UsageError: as `check_replaceable`.
     """
     folder = Path(folder)
-    if (
-        folder.exists()
-        and not (folder / CONFIG_NAME).exists()
-        and (folder.is_file() or any(folder.iterdir()))
-    ):
-        raise UsageError(f"--{flag} {folder}: is there already and is no exported model")
+    check_replaceable(folder, flag)
     settings = dataclasses.asdict(config) | {
         "architectures": [architecture],
         "model_type": "electra",
@@ -129,6 +126,28 @@ def write_folder(
         files.remove_folder(temporary)
 
 
+def check_replaceable(folder: str | Path, flag: str) -> None:
+    """See that nothing is lost with a folder that an export is to replace.
+
+    Args:
+        flag: names the folder in the message, without dashes.
+
+    Raises:
+        UsageError: the folder holds something, and no export, or more than one.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else None
+    if names is None or (names and CONFIG_NAME not in names):
+        raise UsageError(f"--{flag} {folder}: is there already and is no exported model")
+    # A checkpoint of another program's training lies in such a folder beside much that cannot be made again.
+    if others := names.difference(_WRITTEN):
+        raise UsageError(
+            f"--{flag} {folder}: is not replaced, because it holds {min(others)!r}, which no export writes"
+        )
+
+
 def write_question_answering(
     folder: str | Path,
     config: ElectraConfig,
@@ -145,7 +164,7 @@ def write_question_answering(
         model_card: text of README.md.
 
     Raises:
-        UsageError: the folder holds something, and no export.
+        UsageError: as `write_folder`.
     """
     write_folder(
         folder,
@@ -176,7 +195,7 @@ def write_classifier(
         model_card: text of README.md.
 
     Raises:
-        UsageError: the folder holds something, and no export.
+        UsageError: as `write_folder`.
     """
     settings: dict[str, object] = {
         "id2label": {str(number): label for number, label in enumerate(labels)},

@@ -22,6 +22,7 @@ from weight_cases import (
     write_google_checkpoint,
 )
 
+import convert_weights
 import pretrained_models
 import weight_conversion
 from command_line import UsageError
@@ -126,6 +127,48 @@ def test_an_export_never_replaces_what_is_no_export(tmp_path):
     (tmp_path / "empty").mkdir()
     weight_conversion.write_network(tmp_path / "empty", network, "output")
     assert (tmp_path / "empty" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "other", ["optimizer.pt", "checkpoint-500/state.pt", "pytorch_model.bin", ".git/HEAD"]
+)
+def test_an_export_never_replaces_a_folder_that_holds_more_than_an_export(other, tmp_path):
+    """Converted in place, for one: the folder of somebody's own training stays as it is."""
+    folder = tmp_path / "theirs"
+    huggingface("ElectraModel", folder)
+    network = pretrained_models.load_pretrained(str(folder), "input")
+    (folder / other).parent.mkdir(exist_ok=True)
+    (folder / other).write_text("weeks of work")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    name = other.partition("/")[0]
+    with pytest.raises(UsageError, match=f"--output {folder}: is not replaced, because it holds '{name}',"):
+        weight_conversion.write_network(folder, network, "output")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_of_two_networks_none_is_written_where_one_cannot_be(tmp_path, monkeypatch):
+    huggingface_pair(tmp_path / "pair")
+    (tmp_path / "out" / "generator").mkdir(parents=True)
+    (tmp_path / "out" / "generator" / "letter.txt").write_text("dear")
+    arguments = ["--input", str(tmp_path / "pair"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["convert_weights.py", *arguments])
+    with pytest.raises(UsageError, match="generator: is there already and is no exported model"):
+        convert_weights.main()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["generator"]
+
+
+def test_an_export_replaces_an_export_with_all_that_it_has(tmp_path):
+    huggingface("ElectraModel", tmp_path / "theirs")
+    network = pretrained_models.load_pretrained(str(tmp_path / "theirs"), "input")
+    for card in ("one", "two"):
+        weight_conversion.write_network(tmp_path / "ours", network, "output", card)
+        assert (tmp_path / "ours" / "README.md").read_text() == card
+    # In place too, where there is nothing else.
+    weight_conversion.write_network(tmp_path / "theirs", network, "output")
+    _assert_same_state(
+        _loaded_whole(tmp_path / "theirs", "ElectraModel"), _loaded_whole(tmp_path / "ours", "ElectraModel")
+    )
 
 
 # ------------------------------------------------------------------------------------------- the program

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 from answering_cases import VOCABULARY, answerer, made_up_questions, write_answering_model
@@ -188,8 +189,26 @@ def test_names_of_a_server_for_others_are_its_own_and_numbers():
         ("10.1.2.3", "127.0.0.1", False),
         ("[::1]:80", "::1", True),
         ("", "127.0.0.1", False),
+        ("127.0.0.2:8009", "127.0.0.2", True),
+        ("127.0.1.1", "127.0.1.1", True),
+        ("localhost:8009", "127.0.0.2", True),
+        ("127.0.0.3", "127.0.0.2", False),
+        ("elsewhere.example:8009", "127.0.0.2", False),
+        ("127.0.0.2.elsewhere.example", "127.0.0.2", False),
     ):
         assert is_own_name(host, address) is expected, (host, address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.0.1.1", "localhost", "0.0.0.0"])
+def test_the_address_that_it_prints_is_one_that_it_answers_at(host):
+    import demo_server
+
+    sockets = demo_server.bind(InferenceConfig(electra_model="none", serve=True, host=host, port=0))
+    try:
+        assert is_own_name(urlsplit(demo_server._url(host, sockets)).netloc, host)
+    finally:
+        for one in sockets:
+            one.close()
 
 
 # ---------------------------------------------------------------------------------------- while it computes

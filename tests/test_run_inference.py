@@ -12,6 +12,7 @@ from answering_cases import VOCABULARY, answerer, made_up_questions, open_model,
 from safetensors.numpy import load_file
 from squad_questions import write_squad
 
+import run_inference
 from answering_inputs import make_question
 from command_line import UsageError, parse
 from electra_weights import PLAIN_SPAN_HEAD, from_huggingface, to_huggingface
@@ -294,6 +295,14 @@ def test_what_comes_before_a_broken_line_of_standard_input_is_answered(plain, tm
     )
     assert done.returncode == 2 and "line 3" in done.stderr
     assert len(json_lines((tmp_path / "out.jsonl").read_text())) == 2
+
+
+def test_a_text_is_that_of_its_file_line_ends_included(tmp_path):
+    """What is counted in it can be found in the file; a byte order mark is no character of it."""
+    text = "one\r\ntwo\rthree\n\r\n"
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "text.txt").write_bytes(text.encode(encoding))
+        assert run_inference._read_context(str(tmp_path / "text.txt"), "") == text
 
 
 def test_files_that_cannot_be_used_are_named(usage_error, plain, tmp_path):

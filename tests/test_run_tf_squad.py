@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from answering_cases import answerer, made_up_questions, write_answering_model
 from safetensors.numpy import load_file
 from squad_cases import NAMES, write_encoder, write_questions
 from training_runs import ROOT, one_line_error
@@ -138,6 +139,39 @@ def test_scores_are_those_of_the_evaluation_program(squad, trained, run_program)
         squad.folder / trained / "predictions.json",
     )
     assert json.loads(done.stdout) == squad.json(trained, "eval_results.json")
+
+
+def test_the_best_threshold_is_found_whatever_threshold_was_used_and_gives_its_score(squad, tmp_path):
+    """Gold answers are what a made-up model says to the questions that it holds to be the likeliest."""
+    model = write_answering_model(tmp_path / "model", joint_head=True, version_2=True)
+    asked = [pair for pair in made_up_questions(24) if pair[1]]
+    answering = answerer(model, max_query_length=SETTINGS["max_query_length"])
+    answers = [answering.answer(*pair) for pair in asked]
+    threshold = sorted(answer.null_odds for answer in answers)[len(answers) // 2]
+    paragraphs = []
+    for number, ((question, context), answer) in enumerate(zip(asked, answers, strict=True)):
+        text = next(candidate["text"] for candidate in answer.n_best if candidate["text"])
+        is_impossible = answer.null_odds > threshold
+        gold = [] if is_impossible else [{"text": text, "answer_start": context.index(text)}]
+        entry = {"id": f"q{number}", "question": question, "answers": gold, "is_impossible": is_impossible}
+        paragraphs.append({"context": context, "qas": [entry]})
+    path = _write(tmp_path / "dev.json", {"version": "v2.0", "data": [{"paragraphs": paragraphs}]})
+
+    def scores(used: float) -> dict[str, float]:
+        given = {"electra_model": model, "predict_file": path, "null_score_diff_threshold": used}
+        squad.run("thresholds", "--do_eval", "--version_2_with_negative", **given)
+        return squad.json("thresholds", "eval_results.json")
+
+    nothing = scores(-1000.0)
+    assert set(squad.json("thresholds", "predictions.json").values()) == {""}
+    assert nothing["HasAns_exact"] == 0 and nothing["NoAns_exact"] == 100
+    assert nothing["best_exact"] == nothing["best_f1"] == 100
+    assert nothing["best_exact_thresh"] == pytest.approx(threshold, abs=1e-3)
+    best = scores(nothing["best_exact_thresh"])
+    assert best["exact"] == best["f1"] == 100
+    assert {key: best[key] for key in best if "best" in key} == {
+        key: nothing[key] for key in best if "best" in key
+    }
 
 
 def test_n_best_holds_the_prediction_first_with_nvidias_keys(squad, trained):

@@ -77,6 +77,24 @@ def test_the_answer_is_a_piece_of_the_context_as_it_stands():
     assert (first.start, first.end, first.score) == (0, 24, 5.0)
 
 
+def test_the_best_text_is_what_a_threshold_above_all_odds_would_answer():
+    """Whatever the threshold makes of the prediction; "" alone where the context holds no answer."""
+    for joint_head in (False, True):
+        output = joint([(4, -0.1, {6: -0.1}), (1, -3.0, {1: -0.1})], null=8.0)
+        if not joint_head:
+            output = plain({4: 3, 1: 1}, {6: 3, 1: 1}, null=(8, 8))
+        for threshold, prediction in ((-100, ""), (100, "Paris, France")):
+            rule = DecodingRule(
+                version_2=True, null_score_diff_threshold=threshold, joint_head=joint_head, n_best_size=2
+            )
+            decoded = decode(CONTEXT, [WINDOW], [output], rule)
+            assert (decoded.prediction, decoded.best_text) == (prediction, "Paris, France")
+    nothing = decode(
+        "", [view([])], [plain({}, {}, length=4)], DecodingRule(version_2=True, joint_head=False)
+    )
+    assert nothing.best_text == ""
+
+
 def test_probabilities_are_a_softmax_over_the_scores():
     decoded = decode(
         CONTEXT, [WINDOW], [plain({1: 2, 4: 1}, {2: 1, 6: 0})], DecodingRule(3, 3, joint_head=False)

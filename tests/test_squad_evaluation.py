@@ -1,6 +1,7 @@
 """EM and F1 are those of the official SQuAD evaluators, by their published rules, for any prediction file."""
 
 import json
+import math
 import random
 
 import pytest
@@ -184,7 +185,8 @@ def test_without_na_probs_every_question_has_0():
 
 
 def random_case(seed: int):
-    """Questions with 0 to 3 gold answers of a few words, predictions of the same words, distinct numbers."""
+    """Questions with 0 to 3 gold answers of a few words, predictions of the same words, numbers of which some
+    are equal, and in every second case none is below 0, as no probability is."""
     draw = random.Random(seed)
 
     def text() -> str:
@@ -195,45 +197,99 @@ def random_case(seed: int):
     predictions = {
         name: draw.choice(["", text(), (golds[name] or [text()])[0]]) for name in draw.sample(names, 35)
     }
-    # The search looks at whether a prediction is empty, the scores at whether it is once it is normalised.
-    predictions = {name: text if normalize(text) else "" for name, text in predictions.items()}
-    numbers = draw.sample(range(-500, 500), 40)
-    return golds, predictions, {name: number / 64 for name, number in zip(names, numbers, strict=True)}
+    lowest = -500 * (seed % 2)
+    numbers = {name: draw.randint(lowest, lowest + draw.choice([20, 1000])) / 64 for name in names}
+    return golds, predictions, numbers
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_best_threshold_is_the_best_of_all(seed):
-    """Tried one by one. Answering nothing, below every number, is threshold 0 by the official rules."""
+def test_the_best_threshold_is_the_best_of_all_and_gives_its_score(seed):
+    """Tried one by one, below every number first."""
     golds, predictions, na_probs = random_case(seed)
     dataset = dataset_of(golds)
     scores = evaluate(dataset, predictions, na_probs, True)
     for key in ("exact", "f1"):
-        reached = {
-            threshold: evaluate(dataset, predictions, na_probs, True, threshold)[key]
-            for threshold in [-100.0, *(na_probs[name] for name in predictions)]
-        }
-        assert scores[f"best_{key}"] == pytest.approx(max(reached.values()))
-        best = scores[f"best_{key}_thresh"]
-        if best in reached:
-            assert reached[best] == pytest.approx(max(reached.values()))
-        else:
-            assert best == 0.0 and reached[-100.0] == pytest.approx(max(reached.values()))
+
+        def reached(threshold: float, key: str = key) -> float:
+            return evaluate(dataset, predictions, na_probs, True, threshold)[key]
+
+        best = max(map(reached, [-100.0, *(na_probs[name] for name in predictions)]))
+        assert scores[f"best_{key}"] == pytest.approx(best)
+        assert reached(scores[f"best_{key}_thresh"]) == pytest.approx(best)
 
 
-def test_the_search_takes_an_article_for_an_answer():
-    """As the official one does, though such a prediction scores as no answer."""
+@pytest.mark.parametrize(
+    ("lowest", "threshold"),
+    [
+        (0.25, 0.0),  # a probability: the official 0 answers nothing
+        (0.0, -1.0),
+        (-0.5, -1.5),
+        (-7, -14),
+        (-1e300, -2e300),
+    ],
+)
+def test_where_answering_nothing_is_best_the_threshold_says_so(lowest, threshold):
+    dataset, predictions = dataset_of({"none": [], "also none": []}), {"none": "x", "also none": "y"}
+    na_probs = {"none": 3.0, "also none": lowest}
+    scores = evaluate(dataset, predictions, na_probs, True, math.inf)
+    assert (scores["exact"], scores["best_exact"], scores["best_f1"]) == (0, 100, 100)
+    assert scores["best_exact_thresh"] == scores["best_f1_thresh"] == threshold
+    assert evaluate(dataset, predictions, na_probs, True, threshold)["exact"] == 100
+
+
+def test_a_question_that_no_threshold_leaves_unanswered_counts_as_answered():
+    """Nothing lies below -inf, such as the log odds of a probability of 0."""
+    dataset, numbers = dataset_of({"none": [], "right": ["x"]}), {"none": -math.inf, "right": 1.0}
+    scores = evaluate(dataset, {"none": "x", "right": "y"}, numbers, True)
+    assert (scores["best_exact"], scores["best_exact_thresh"]) == (0, -math.inf)
+
+
+def test_the_search_takes_an_article_for_no_answer_as_the_scores_do():
     scores = evaluate(
         dataset_of({"none": [], "right": ["x"]}), {"none": "a", "right": "x"}, {"none": 0, "right": 1}, True
     )
-    assert scores["exact"] == 100 and scores["best_exact"] == 50
+    assert scores["exact"] == 100 and (scores["best_exact"], scores["best_exact_thresh"]) == (100, 1)
 
 
-def test_equal_numbers_are_taken_one_by_one_in_their_order():
-    """The official search also looks between two questions of equal number, where no threshold can lie."""
+def test_questions_of_equal_numbers_are_answered_together():
+    """No threshold lies between them."""
     golds, predictions = {"right": ["x"], "none": []}, {"right": "x", "none": "x"}
-    for order, best in ((("right", "none"), 100.0), (("none", "right"), 50.0)):
+    for order in (("right", "none"), ("none", "right")):
         scores = evaluate(dataset_of(golds), predictions, dict.fromkeys(order, 0.5), True)
-        assert (scores["best_exact"], scores["best_exact_thresh"]) == (best, 0.5 if best == 100 else 0.0)
+        assert (scores["best_exact"], scores["best_exact_thresh"]) == (50.0, 0.0)
+
+
+@pytest.mark.parametrize("used", [-9.0, 0.0, 2.0, 9.0])
+def test_best_thresholds_do_not_depend_on_the_one_that_made_the_predictions(used):
+    """2 is best: it answers both that can be, and not the one that cannot."""
+    golds = {"right": ["x"], "high": ["y z"], "none": [], "of nothing": ["x"]}
+    texts = {"right": "x", "high": "y z", "none": "w", "of nothing": ""}
+    null_odds = {"right": -3.0, "high": 2.0, "none": 5.0, "of nothing": 7.0}
+    predictions = {name: "" if null_odds[name] > used else text for name, text in texts.items()}
+    dataset = dataset_of(golds)
+    scores = evaluate(dataset, predictions, null_odds, True, math.inf, texts)
+    best = {name: value for name, value in scores.items() if name.startswith("best_")}
+    assert best == {"best_exact": 75, "best_exact_thresh": 2, "best_f1": 75, "best_f1_thresh": 2}
+    # The other scores are the written predictions'.
+    plain = evaluate(dataset, predictions, None, True)
+    assert scores == plain | best
+    assert plain["exact"] == {-9.0: 25, 0.0: 50, 2.0: 75, 9.0: 50}[used]
+
+
+# --- what can be scored ---
+
+
+def test_an_impossible_question_needs_no_list_of_answers_in_version_2():
+    """Only one that says so: where nothing is said, nobody knows whether it has an answer."""
+    dataset = dataset_of({"some": ["x"], "none": []})
+    entry = dataset[1]["paragraphs"][1]["qas"][0]
+    assert entry.pop("answers") == []
+    for version_2, mark in ((True, {}), (True, {"is_impossible": False}), (False, {"is_impossible": True})):
+        entry.update(mark)
+        with pytest.raises(ValueError, match="question 'none' has no list of answers"):
+            gold_answers(dataset, version_2)
+    entry["is_impossible"] = True
+    assert gold_answers(dataset, version_2=True) == {"some": ["x"], "none": []}
 
 
 # --- the program ---

@@ -1,0 +1,104 @@
+"""A SQuAD run finds out before it begins that what it is to do cannot be done."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from squad_questions import entry, write_squad
+
+from command_line import UsageError
+from squad_configuration import SquadConfig
+from squad_inputs import open_inputs
+
+CONTEXT = "Ann met Bob, and Bob left."
+SCORABLE = "--electra_model nowhere"
+
+
+def unanswered(id: str, **more) -> dict:
+    """A question without the list of its answers."""
+    return {name: value for name, value in entry(id, **more).items() if name != "answers"}
+
+
+def end_of(path: Path, **settings) -> str:
+    """What opening the inputs of a run ends with, whose weights are nowhere, if nothing is found before."""
+    config = SquadConfig(
+        **{
+            "electra_model": "nowhere",
+            "data_dir": str(path.parent),
+            "output_dir": str(path.parent / "out"),
+            "predict_file": str(path),
+            "do_train": True,
+            "do_eval": True,
+            **settings,
+        }
+    )
+    with pytest.raises(UsageError) as caught:
+        open_inputs(config)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("question", [entry("q"), unanswered("q")], ids=["empty", "absent"])
+def test_answers_that_nothing_can_be_scored_by_are_refused_before_the_weights_are_read(question, tmp_path):
+    path = write_squad(tmp_path / "dev.json", (CONTEXT, [question]))
+    message = end_of(path)
+    assert message.startswith(
+        f"--predict_file {path}: --do_eval cannot score it: article 1 'Title', paragraph 1"
+    )
+    # For prediction such a file is made.
+    assert SCORABLE in end_of(path, do_eval=False, do_predict=True)
+
+
+def test_the_file_of_the_data_folder_is_named_as_such(tmp_path):
+    path = write_squad(tmp_path / "dev-v1.1.json", (CONTEXT, [entry("q")]))
+    assert end_of(path, predict_file="").startswith(f"--data_dir {path}: --do_eval cannot score it")
+
+
+def test_an_impossible_question_of_version_2_needs_no_list_of_answers(tmp_path):
+    first, marked = entry("1", ("Bob", 8), is_impossible=False), unanswered("2", is_impossible=True)
+    path = write_squad(tmp_path / "dev.json", (CONTEXT, [first, marked]), version="v2.0")
+    assert SCORABLE in end_of(path, version_2_with_negative=True)
+    unmarked = unanswered("3", is_impossible=False)
+    path = write_squad(tmp_path / "dev.json", (CONTEXT, [first, marked, unmarked]), version="v2.0")
+    assert "question '3' has no list of answers" in end_of(path, version_2_with_negative=True)
+    # What is not asked need not be scored.
+    assert SCORABLE in end_of(path, version_2_with_negative=True, max_questions=2)
+
+
+def test_a_file_of_the_other_version_is_still_called_that(tmp_path):
+    path = write_squad(
+        tmp_path / "dev.json", (CONTEXT, [entry("1", is_impossible=True), entry("2", ("Bob", 8))])
+    )
+    assert "needs --version_2_with_negative" in end_of(path)
+    (tmp_path / "dev.json").write_text(json.dumps([1]))
+    assert "not SQuAD format" in end_of(path)
+
+
+def test_a_model_folder_that_could_not_be_replaced_is_found_before_the_training(tmp_path):
+    path = write_squad(tmp_path / "dev.json", (CONTEXT, [entry("1", ("Bob", 8))]))
+    model = tmp_path / "out" / "model"
+    model.mkdir(parents=True)
+    for name, message in (("config.json", SCORABLE), ("notes.txt", f"--output_dir {model}: is not replaced")):
+        (model / name).write_text("{}")
+        assert message in end_of(path)
+    # Nothing is written there without training.
+    assert SCORABLE in end_of(path, do_train=False)
+
+
+def test_the_program_ends_with_one_line_and_without_tensorflow(tmp_path):
+    path = write_squad(tmp_path / "dev.json", (CONTEXT, [entry("q")]))
+    code = "import atexit, sys, command_line, run_tf_squad\n"
+    code += "atexit.register(lambda: print('tensorflow' in sys.modules))\n"
+    code += "command_line.run_program(run_tf_squad.main)"
+    flags = ["--electra_model=small", f"--data_dir={tmp_path}", f"--output_dir={tmp_path / 'out'}"]
+    flags += [f"--predict_file={path}", "--do_train", "--do_eval"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and done.stdout == "False\n", done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert f"--predict_file {path}: --do_eval cannot score it" in line
