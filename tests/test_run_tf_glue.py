@@ -337,10 +337,10 @@ def test_mistakes_end_in_one_line_and_write_nothing(glue, flags, settings, told)
     assert not (glue.folder / "mistake").exists()
 
 
-def test_a_restart_with_other_labels_is_refused(glue, trained):
-    path = write_csv(
-        glue.folder / "other.csv", [{**row, "label": row["label"] + "!"} for row in texts(160, 0)]
-    )
-    own = glue.own("classification", "texts") | {"train_file": path, "seed": 1}
-    with pytest.raises(UsageError, match="made with other settings: labels"):
+@pytest.mark.parametrize(("column", "told"), [("label", "labels"), ("text", "training_data")])
+def test_a_restart_with_other_labels_or_texts_is_refused(glue, trained, column, told):
+    rows = [{**row, column: row[column] + "!"} for row in texts(160, 0)]
+    own = glue.own("classification", "texts")
+    own |= {"train_file": write_csv(glue.folder / f"other_{column}.csv", rows), "seed": 1}
+    with pytest.raises(UsageError, match=f"made with other settings: {told}"):
         glue.run(trained, "--do_train", "--restore_checkpoint", **own)
