@@ -254,7 +254,7 @@ def test_the_first_loss_scale_makes_up_for_the_division_by_all_micro_batches():
     for shares, factor in ((1, 1), (2, 2), (3, 2), (8, 8), (384, 256)):
         assert LossScale(True, shares).value == factor * LossScale.INITIAL
     assert LossScale(False, 8).value == 1.0
-    engine = _engine(accumulation=4, loss_scaling=True)
+    engine, *_ = _engine(accumulation=4, loss_scaling=True)
     assert engine.loss_scale.value == 4 * LossScale.INITIAL
 
 
