@@ -131,12 +131,17 @@ class Engine:
         # No tensor decides on Python's control flow here, so AutoGraph would only make tracing slower.
         options = {"jit_compile": jit_compile, "autograph": False, "reduce_retracing": True}
         self._accumulate = tf.function(self._accumulate_micro_batch, **options)
+        # Forward and backward pass, most of what is traced and compiled, are in one graph only, except where
+        # gradients of the last micro-batch can travel while its others are computed.
+        overlaps = workers.size > 1 and not jit_compile
+        self._accumulates_all = bool(self._accumulators) and not overlaps
         if workers.size > 1 and jit_compile:
             # XLA cannot compile an exchange with other workers, so it gets what comes before and after.
             self._gradients = tf.function(self._gradients, **options)
             self._apply = tf.function(self._apply, **options)
             options = options | {"jit_compile": False}
         self._finish = tf.function(self._finish_update, **options)
+        self._apply_sums = tf.function(self._apply_accumulated, **options)
 
     def update(self, data: UpdateData, learning_rate: float, stop: "StopSignal") -> UpdateResult | None:
         """One update, applied if its gradient is finite; None when a signal cut it short.
@@ -152,12 +157,14 @@ class Engine:
             if stop.exit_code and self._workers.size == 1:
                 return None
             seed = self._dropout_seed(data.number, micro_step)
-            if micro_step < len(data.micro_batches) - 1:
+            if self._accumulates_all or micro_step < len(data.micro_batches) - 1:
                 part, part_sums = accumulate(batch, data.normalizers, seed, scale)
                 loss += part
             else:
                 loss, part_sums, norm, applied = finish(batch, data.normalizers, seed, scale, loss, rate)
             sums = part_sums if sums is None else add_sums(sums, part_sums)
+        if self._accumulates_all:
+            loss, norm, applied = self._apply_sums(scale, loss, rate)
         result = UpdateResult(float(loss), float(norm), bool(applied), sums)
         self.loss_scale.update(result.applied)
         self._compare_with_first(time.monotonic() - started)
@@ -182,10 +189,12 @@ class Engine:
             seed = tf.TensorSpec([2], tf.int32)
             counts = {name: tf.TensorSpec([], tf.float32) for name in data.normalizers}
             shared = (batch, counts, seed, scale)
-            self._graphs = (
-                self._accumulate.get_concrete_function(*shared) if self._accumulators else self._accumulate,
-                self._finish.get_concrete_function(*shared, tf.constant(0.0), rate),
-            )
+            accumulate, finish = self._accumulate, self._finish
+            if self._accumulators:
+                accumulate = accumulate.get_concrete_function(*shared)
+            if not self._accumulates_all:
+                finish = finish.get_concrete_function(*shared, tf.constant(0.0), rate)
+            self._graphs = accumulate, finish
         return self._graphs
 
     def _dropout_seed(self, update: int, micro_step: int) -> np.ndarray:
@@ -219,11 +228,19 @@ class Engine:
         with tf.name_scope("gradients"):
             for name, accumulator in self._accumulators.items():
                 gradients[name] += accumulator
+        loss, norm, applied = self._exchange_and_apply(gradients, scale, loss, learning_rate)
+        return loss, sums, norm, applied
+
+    def _apply_accumulated(self, scale, loss, learning_rate):
+        gradients = {name: accumulator.value() for name, accumulator in self._accumulators.items()}
+        return self._exchange_and_apply(gradients, scale, loss, learning_rate)
+
+    def _exchange_and_apply(self, gradients, scale, loss, learning_rate):
         gradients = self._workers.sum_gradients(gradients, self._float16_exchange)
         loss = self._workers.sum_in_graph(loss)
         with tf.name_scope("optimizer"):
             norm, applied = self._apply(gradients, loss, scale, learning_rate)
-        return loss, sums, norm, applied
+        return loss, norm, applied
 
     def _apply(self, gradients, loss, scale, learning_rate):
         # A sum of squares that is finite has only finite parts, so one number tells of any overflow.
