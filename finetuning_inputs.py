@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import checkpointing
+import weight_conversion
 from architecture import MODEL_SIZES, ElectraConfig
 from batching import BatchShape
 from checkpointing import Checkpoint
@@ -37,8 +38,11 @@ def open_model(config: FineTuningConfig) -> PretrainedModel:
     """The weights that a run's flags name, with the dropout that they ask for.
 
     Raises:
-        UsageError: as `load_model`; or windows that are longer than the position table.
+        UsageError: as `load_model`; windows that are longer than the position table; or what training would
+            write at its end cannot be put where it goes.
     """
+    if config.do_train:
+        weight_conversion.check_replaceable(config.model_folder, "output_dir")
     model = load_model(config.electra_model, config.init_checkpoint, config.vocab_file, config.do_lower_case)
     positions = model.config.max_position_embeddings
     if config.max_seq_length > positions:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import finetuning_inputs
 import squad_evaluation
-import weight_conversion
 from command_line import UsageError
 from finetuning_inputs import Start
 from pretrained_models import PretrainedModel
@@ -79,8 +78,6 @@ def open_inputs(config: SquadConfig) -> SquadInputs:
     Raises:
         UsageError: something is missing or does not fit.
     """
-    if config.do_train:
-        weight_conversion.check_replaceable(config.model_folder, "output_dir")
     if config.do_eval:
         _check_golds(config)
     rule = FeatureRule(config.max_seq_length, config.doc_stride, config.max_query_length)

@@ -281,3 +281,15 @@ def test_predicting_needs_a_head_and_knows_its_labels(tmp_path, encoder):
     with pytest.raises(UsageError, match="its head has 3 outputs, and RTE has 2; fine-tune"):
         folder = _classifier(encoder, tmp_path / "n", None, outputs=3)
         inputs(folder, task="RTE", data_dir=write_own_files(tmp_path, "RTE"), do_eval=True)
+
+
+def test_a_model_folder_that_could_not_be_replaced_is_found_before_the_training(tmp_path, encoder):
+    folder = tmp_path / "out" / "model"
+    _classifier(encoder, folder, ["yes", "no"])
+    path, own = _csv(tmp_path / "a.csv", "no"), {"task_type": "classification", "output_dir": folder.parent}
+    assert inputs(encoder, train_file=path, do_train=True, **own).training
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=f"--output_dir {folder}: is not replaced"):
+        inputs(encoder, train_file=path, do_train=True, **own)
+    # Nothing is written there without training.
+    assert inputs(folder, eval_file=path, do_eval=True, **own).evaluation
