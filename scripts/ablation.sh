@@ -54,7 +54,7 @@ folder=${RESULTS_DIR:-results/ablation}
 
 if [[ -z ${PYTHON:-} ]]; then bash scripts/install.sh; fi
 settle_python
-precision=${PRECISION:-$(best_cpu_precision)}
+export PRECISION=${PRECISION:-$(best_cpu_precision)}
 FLAGS="${passed_on[*]}" "$python" scripts/run_provenance.py "$folder" "${settings[@]}" -- bash scripts/ablation.sh "$@"
 settle_corpus
 reviews=${CORPUS_DIR:-$folder/corpus}/movie_reviews
@@ -81,7 +81,7 @@ fine_tune() {
       --max_seq_length "$length")
   fi
   flag num_train_epochs "${FINE_TUNE_EPOCHS:-}"
-  run_to_end "${command[@]}" --electra_model "$weights" --do_train --do_eval --precision "$precision" \
+  run_to_end "${command[@]}" --electra_model "$weights" --do_train --do_eval --precision "$PRECISION" \
     --seed "$SEED" --restore_checkpoint=latest
 }
 
@@ -92,7 +92,7 @@ for variant in "${variants[@]}"; do
     --num_attention_heads 2 --intermediate_size 512 --pretrain_tfrecords "$shards" --eval_tfrecords "$held_out" \
     --max_seq_length "$length" --num_train_steps "$updates" --train_batch_size "${BATCH:-32}" \
     --learning_rate "${LEARNING_RATE:-1e-3}" --num_warmup_steps "${WARMUP:-$((updates / 10))}" \
-    --eval_every_steps "$every" --save_checkpoints_steps "$every" --keep_checkpoint_max 1 --precision "$precision" \
+    --eval_every_steps "$every" --save_checkpoints_steps "$every" --keep_checkpoint_max 1 --precision "$PRECISION" \
     --seed "$SEED" --restore_checkpoint=latest ${changes[$variant]:+"${changes[$variant]}"} "${passed_on[@]}"
   "$python" postprocess_pretrained_ckpt.py --pretrained_checkpoint "$folder/results/models/$variant/checkpoints" \
     --output_dir "$folder/results/models/$variant/exports"

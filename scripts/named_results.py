@@ -70,7 +70,7 @@ class NamedResult:
         environment: from (seed, its folder, folder of all seeds) to what the command finds there beside ours.
         read: a seed's finished folder to its figures.
         figures: by the last part of the figures' names; script_minutes is the driver's.
-        settings: names in the environment that change the figures, for commands that do not note them.
+        settings: names in the environment that change the figures.
         flags: names in the environment that become a flag of the command.
         seeds: where SEEDS does not say otherwise.
         notes_provenance: the command itself writes run_provenance.py's file; else it is written for it.
@@ -237,6 +237,8 @@ def _of_pretraining(seed: int, folder: Path, work: Path) -> dict[str, str]:
     return {"SEED": str(seed), "RESULTS_DIR": str(folder)} | shared
 
 
+_OF_TEXT = ("PRECISION", "VOCAB_SIZE", "MAX_SEQ_LENGTH")
+
 RESULTS: dict[str, NamedResult] = {
     "quickstart": NamedResult(
         summary="scripts/quickstart.sh: held-out figures after both phases",
@@ -277,6 +279,7 @@ RESULTS: dict[str, NamedResult] = {
             "health_faults": Figure("rules on the run's health that find a fault", 0.5, 0),
             "starts": Figure("starts, the deliberate stop and resume included", None, 0),
         },
+        settings=("UPDATES", "BATCH", "LEARNING_RATE", "WARMUP", "EVAL_EVERY", *_OF_TEXT),
         seeds=(1,),
         notes_provenance=True,
     ),
@@ -286,6 +289,10 @@ RESULTS: dict[str, NamedResult] = {
         environment=_of_pretraining,
         read=read_ablation,
         figures=_HELD_OUT | _to_target_within(500.0) | _COST | _SCRIPT | _ANSWERS | _LABELS,
+        settings=(
+            *("VARIANTS", "UPDATES", "BATCH", "LEARNING_RATE", "WARMUP", "EVAL_EVERY"),
+            *("MAX_QUESTIONS", "GLUE_TASK", "FINE_TUNE_EPOCHS", *_OF_TEXT),
+        ),
         notes_provenance=True,
     ),
 }

@@ -34,6 +34,7 @@ run=$folder/results/models/pretrain_small
 
 if [[ -z ${PYTHON:-} ]]; then bash scripts/install.sh; fi
 settle_python
+export PRECISION=${PRECISION:-$(best_cpu_precision)}
 FLAGS="${passed_on[*]}" "$python" scripts/run_provenance.py "$folder" "${settings[@]}" -- bash scripts/pretrain_small.sh "$@"
 settle_corpus
 
@@ -44,7 +45,7 @@ pretrain() {
     --eval_tfrecords "$held_out" --max_seq_length "$length" --num_train_steps "$updates" \
     --train_batch_size "${BATCH:-32}" --learning_rate "${LEARNING_RATE:-5e-4}" \
     --num_warmup_steps "${WARMUP:-$((updates / 10))}" --eval_every_steps "$every" --save_checkpoints_steps "$every" \
-    --keep_checkpoint_max 2 --precision "${PRECISION:-$(best_cpu_precision)}" --seed "$SEED" \
+    --keep_checkpoint_max 2 --precision "$PRECISION" --seed "$SEED" \
     --restore_checkpoint=latest "${passed_on[@]}" "$@"
 }
 

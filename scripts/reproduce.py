@@ -47,6 +47,7 @@ class ReproductionConfig:
     )
     seeds: str = option("", "seeds to run, 1,2,3; by default the result's own", group="result")
     work_dir: str = option("results/reproduce", "folder for what is run", group="result")
+    default_precision: str = option("tf32", "what is recorded where PRECISION says nothing", group="result")
 
     def __post_init__(self):
         if self.name not in RESULTS:
@@ -92,7 +93,11 @@ def reproduce(
     if config.from_folder:
         folders = _finished_folders(Path(config.from_folder))
     else:
-        folders = _run_seeds(config, result)
+        settings = {"PRECISION": config.default_precision}
+        if not config.record:
+            settings = _recorded_settings(record, result)
+        chosen = {name: value for name, value in settings.items() if not os.environ.get(name)}
+        folders = _run_seeds(config, result, os.environ | chosen)
     results = {seed: _read(result, seed, folder) for seed, folder in folders.items()}
     provenance = {seed: run_provenance.read(folder) for seed, folder in folders.items()}
     if config.record:
@@ -107,8 +112,33 @@ def reproduce(
 # -------------------------------------------------------------------------------------------------- run
 
 
-def _run_seeds(config: ReproductionConfig, result: NamedResult) -> dict[str, Path]:
-    """Run what is not finished yet; returns the folder of each seed."""
+def _recorded_settings(record: Mapping, result: NamedResult) -> dict[str, str]:
+    """The settings of a record, which those in the environment must not contradict.
+
+    Raises:
+        UsageError: they do, and hours of running could not be compared.
+    """
+    settings = record["settings"]
+    now = settings | run_provenance.settings_in(os.environ, {*result.settings, *settings})
+    _require_same(record, now, record["inputs"])
+    if foreign := sorted(settings.keys() - set(result.settings)):
+        raise UsageError(
+            f"name {record['name']}: was recorded with {foreign[0]}={settings[foreign[0]]}, which only its "
+            "script takes; run that, then compare with --from"
+        )
+    if settings:
+        print("as recorded: " + " ".join(f"{name}={value}" for name, value in settings.items()), flush=True)
+    return settings
+
+
+def _run_seeds(
+    config: ReproductionConfig, result: NamedResult, surroundings: Mapping[str, str]
+) -> dict[str, Path]:
+    """Run what is not finished yet; returns the folder of each seed.
+
+    Args:
+        surroundings: the environment of the scripts, but for what each seed adds.
+    """
     changes = run_provenance.changes()
     code = (run_provenance.commit()[:12] or "unknown") + (f"-{changes[:12]}" if changes else "")
     work = Path(config.work_dir).resolve() / f"{config.name}-{code}"
@@ -116,7 +146,7 @@ def _run_seeds(config: ReproductionConfig, result: NamedResult) -> dict[str, Pat
     for seed in config.seed_list():
         folder = folders[str(seed)] = work / f"seed_{seed}"
         added = dict(result.environment(seed, folder, work))
-        environment = os.environ | added
+        environment = {**surroundings, **added}
         command = list(result.command)
         for name, flag in result.flags.items():
             if environment.get(name):
@@ -215,9 +245,7 @@ def _check_working_tree(name: str) -> None:
 def _compare(record: dict, results: dict[str, SeedResult], provenance: dict, result: NamedResult) -> int:
     starts = next(iter(provenance.values()))
     settings = {key: value for key, value in starts[0]["settings"].items() if key != "SEED"}
-    told = result_records.differences(record, settings, result_records.shared_inputs(results))
-    if told:
-        raise UsageError(f"name {record['name']}: is no repetition of its record: {'; '.join(told)}")
+    _require_same(record, settings, result_records.shared_inputs(results))
     rows = result_records.compare(record, results, result.figures)
     print(result_records.shown_rows(rows, result.figures))
     outside = [row.name for row in rows if row.is_within is False]
@@ -226,6 +254,12 @@ def _compare(record: dict, results: dict[str, SeedResult], provenance: dict, res
         f"{record['commit'][:12]}: {'outside: ' + ', '.join(outside) if outside else 'within the spread'}"
     )
     return EXIT_FAILURE if outside else 0
+
+
+def _require_same(record: Mapping, settings: Mapping[str, str], inputs: Mapping[str, str]) -> None:
+    told = result_records.differences(record, settings, inputs)
+    if told:
+        raise UsageError(f"name {record['name']}: is no repetition of its record: {'; '.join(told)}")
 
 
 def _update_document(document: Path, records: Path) -> None:

@@ -8,7 +8,8 @@
 #
 # --help lists the names. Exit code 0: within the spread, or recorded; 1: outside, or a run failed; 2: a mistake.
 # In the environment: SEEDS ("1 2 3"; pretrain_small: 1), REPRODUCE_DIR (default results/reproduce), PYTHON, and the
-# settings of the script that the name stands for. What is finished there at this commit is not run again.
+# settings of the script that the name stands for; a comparison takes the record's, and refuses others at once. What is
+# finished there at this commit is not run again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,4 +25,5 @@ export PYTHON
 command=("$python" scripts/reproduce.py)
 flag seeds "${SEEDS:-}"
 flag work_dir "${REPRODUCE_DIR:-}"
+flag default_precision "$(best_cpu_precision)"
 run_to_end "${command[@]}" "$@"

@@ -4,6 +4,7 @@ What a result runs and where its figures are read is in named_results.py.
 """
 
 import gzip
+import json
 import math
 import re
 import shutil
@@ -104,7 +105,8 @@ def make(name: str, results: Mapping[str, SeedResult], provenance: Mapping[str, 
         provenance: the starts of each seed's run (run_provenance.py).
 
     Raises:
-        UsageError: what was measured is not the code of one commit, or the seeds saw different data.
+        UsageError: what was measured is not the code of one commit with the same packages, or the seeds saw
+            different data.
     """
     starts = [start for of_seed in provenance.values() for start in of_seed]
     commits = {start["commit"] for start in starts}
@@ -119,13 +121,15 @@ def make(name: str, results: Mapping[str, SeedResult], provenance: Mapping[str, 
         )
     mean, spread = means(results)
     first = starts[0]
+    if any(start["versions"] != first["versions"] for start in starts):
+        raise UsageError(f"--record {name}: its runs were started with different versions of the packages")
     return {
         "name": name,
         "commit": first["commit"],
         "date": min(start["started"] for start in starts)[:10],
         "command": first["command"],
         "settings": {key: value for key, value in first["settings"].items() if key != "SEED"},
-        "hardware": first["hardware"],
+        "hardware": list({json.dumps(start["hardware"]): start["hardware"] for start in starts}.values()),
         "versions": first["versions"],
         "wall_seconds": round(sum(start.get("seconds", 0.0) for start in starts), 1),
         "inputs": shared_inputs(results),
@@ -265,7 +269,7 @@ def shown_record(record: Mapping, figures: Mapping[str, Figure]) -> str:
         both = f"{_number(mean, figure.digits)} ± {_number(record['spread'][name], figure.digits)}"
         rows.append((f"{place}: {figure.label}" if place else figure.label, *values, both))
     settings = " ".join(f"{name}={value}" for name, value in record["settings"].items())
-    machine = [_shown_hardware(record["hardware"])]
+    machine = [_shown_hardware(hardware) for hardware in record["hardware"]]
     machine += [f"{key} {value}" for key, value in record["versions"].items()]
     return "\n".join(
         [

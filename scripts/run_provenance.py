@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILE_NAME = "provenance.json"
 # Records of earlier results do not change what the code computes.
 _NOT_CODE = (":(exclude)docs/results", ":(exclude)docs/results.md")
-_PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "tokenizers")
+_PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "tokenizers", "torch", "transformers")
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """Named results: what is within a record's spread, what may be recorded, where figures are read."""
 
+import dataclasses
 import gzip
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -167,7 +169,7 @@ def test_a_recorded_result_is_within_when_it_is_run_again(reproductions, capsys)
     head = reproductions.repository / ".git"
     commit = subprocess.run(["git", "--git-dir", head, "rev-parse", "HEAD"], capture_output=True, text=True)
     assert record["commit"] == commit.stdout.strip() and len(record["commit"]) >= 40
-    assert record["hardware"]["processors"] >= 1 and record["versions"]["python"]
+    assert record["hardware"][0]["processors"] >= 1 and record["versions"]["python"]
     assert any(name.startswith("tensorflow") for name in record["versions"])
     assert record["wall_seconds"] >= 0 and record["date"].startswith("20")
     assert reproductions.run() == 0
@@ -274,15 +276,70 @@ def test_folders_that_no_script_has_finished_are_refused(reproductions):
         reproductions.run(record=True, from_folder=str(empty))
 
 
-def test_other_settings_are_named_and_not_compared(reproductions, monkeypatch):
+def test_other_settings_are_named_before_anything_is_run(reproductions, monkeypatch):
     reproductions.run(record=True, seeds="1")
     monkeypatch.setenv("SHIFT", "1")
+    with pytest.raises(UsageError, match="no repetition of its record: SHIFT is 1, recorded not set"):
+        reproductions.run(seeds="2")
+    assert reproductions.started() == ["1"]
     with pytest.raises(
         UsageError, match=r"seed_1: was begun with other settings \(SEED=1; now SHIFT=1, SEED=1\)"
     ):
+        reproductions.run(record=True, seeds="1")
+
+
+def test_a_comparison_takes_the_records_settings(reproductions, monkeypatch, capsys):
+    monkeypatch.setenv("SHIFT", "5")
+    reproductions.run(record=True)
+    monkeypatch.delenv("SHIFT")
+    # 19 is two deviations from 17; without the setting it is 14.
+    assert reproductions.run(seeds="4") == 0
+    assert "as recorded: SHIFT=5" in capsys.readouterr().out
+    assert reproductions.run(seeds="2") == 0
+    # A flag that its script was given by hand is none that this program can give it.
+    path = reproductions.records / "stand_in.json"
+    files.write_json(path, files.read_json(path) | {"settings": {"FLAGS": "--hidden_size 8"}})
+    with pytest.raises(UsageError, match="was recorded with FLAGS=--hidden_size 8"):
+        reproductions.run(seeds="6")
+    assert reproductions.started() == ["1", "2", "3", "4"]
+
+
+def test_a_record_notes_the_precision_that_the_machine_chose(reproductions, monkeypatch):
+    settings = (*reproductions.result.settings, "PRECISION")
+    reproductions.result = dataclasses.replace(reproductions.result, settings=settings)
+    monkeypatch.delenv("PRECISION", raising=False)
+    reproductions.run(record=True, seeds="1", default_precision="bf16")
+    record = files.read_json(reproductions.records / "stand_in.json")
+    assert record["settings"] == {"PRECISION": "bf16"}
+    # Another machine computes as the record's did.
+    assert reproductions.run(seeds="1", default_precision="tf32") == 0
+    monkeypatch.setenv("PRECISION", "fp32")
+    with pytest.raises(UsageError, match="PRECISION is fp32, recorded bf16"):
         reproductions.run(seeds="1")
-    with pytest.raises(UsageError, match="SHIFT is 1, recorded not set"):
-        reproductions.run(seeds="2")
+
+
+def test_seeds_of_several_machines_are_recorded_with_all_of_them(reproductions):
+    reproductions.run(record=True)
+    (ran,) = (reproductions.folder / "work").iterdir()
+    provenance = ran / "seed_2" / "provenance.json"
+    (start,) = files.read_json(provenance)
+    other = start["hardware"] | {"processor": "another processor"}
+    files.write_json(provenance, [start | {"hardware": other}])
+    reproductions.run(record=True, from_folder=str(ran))
+    record = files.read_json(reproductions.records / "stand_in.json")
+    assert record["hardware"] == [start["hardware"], other]
+    assert "processors of another processor" in reproductions.document.read_text()
+    files.write_json(provenance, [start | {"versions": {"python": "0"}}])
+    with pytest.raises(UsageError, match="different versions of the packages"):
+        reproductions.run(record=True, from_folder=str(ran))
+
+
+@pytest.mark.parametrize("name", [name for name, result in RESULTS.items() if result.notes_provenance])
+def test_the_settings_of_a_name_are_those_that_its_script_notes(name):
+    script = (ROOT / RESULTS[name].command[1]).read_text()
+    (noted,) = re.findall(r"^settings=\(([^)]*)\)", script, re.MULTILINE)
+    # Every seed has its own, and FLAGS are what stands behind --.
+    assert set(noted.split()) - {"SEED", "FLAGS"} == set(RESULTS[name].settings)
 
 
 def test_a_failed_run_is_a_failure_and_goes_on_later(reproductions, monkeypatch):
