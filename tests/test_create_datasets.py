@@ -127,7 +127,7 @@ def test_open_web_text_and_the_vocabulary_come_from_the_hub(tmp_path):
     assert (working / "vocab.txt").read_bytes() == vocab_file.read_bytes()
     card = next(working.glob("tfrecord_*_128_*/openwebtext/train/DATA_CARD.md")).read_text()
     assert "CC0" in card and "urlsf_subset00.tar" in card
-    pretrain(working, tmp_path)
+    pretrain(working, tmp_path, PHASE=1)
 
 
 @pytest.mark.slow
