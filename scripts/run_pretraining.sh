@@ -12,6 +12,8 @@
 # RESTARTS=N starts a phase that crashed again, up to N times (scripts/supervise.sh). PHASE=1 or 2 runs it alone.
 # Without PRETRAIN_TFRECORDS_P1 and _P2 the data is what data/create_datasets_from_start.sh made below
 # DATA_PREP_WORKING_DIR (default: data); DATASET says which, where that are several.
+# RESTARTED=true, from run.sub and scripts/supervise.sh when they start it again: a phase that has saved a checkpoint
+# goes on from it, and not from INIT_CHECKPOINT again.
 # What follows -- goes to run_pretraining.py, in both phases.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -56,11 +58,11 @@ prepared() {
 
 # run_phase PHASE CONFIG DATA RESTORE BATCH RATE WARMUP STEPS ACCUMULATION
 run_phase() {
-  local log name value status=0
+  local log name value own prefix=ckpt- status=0
   command=("${workers[@]}" "$python" run_pretraining.py --config "$2" --model_name "$model_name" --model_size "$model_size"
     --results_dir "$results" --pretrain_tfrecords "$3" --precision "$precision")
   [[ $xla == no_xla ]] || command+=(--xla)
-  [[ $1 == 1 ]] || command+=(--phase2)
+  [[ $1 == 1 ]] || { command+=(--phase2) && prefix=ckpt-p2-; }
   flag restore_checkpoint "$4"
   flag train_batch_size "$5"
   flag learning_rate "$6"
@@ -80,8 +82,11 @@ run_phase() {
   flag seed "${SEED:-}"
   flag vocab_file "${VOCAB_FILE:-}"
   log="$results/$job_name.electra_pretraining_phase$1_$precision.$(date +%y%m%d%H%M%S).log"
-  echo "phase $1: ${command[*]} ${passed_on[*]}" | tee "$log"
   command+=("${passed_on[@]}")
+  # The last flag wins.
+  own=("$results/models/$model_name/checkpoints/$prefix"[0-9]*)
+  [[ ${RESTARTED:-false} != true || ! -d ${own[0]} ]] || command+=(--restore_checkpoint=latest)
+  echo "phase $1: ${command[*]}" | tee "$log"
   supervised "$results/models/$model_name"
   run_logged "$log" "${command[@]}" || status=$?
   if ((status != 0)); then

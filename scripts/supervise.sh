@@ -9,8 +9,8 @@
 #
 # It gives up at once on exit code 2, a mistake that no restart mends, when it is told to stop itself, and when two
 # crashes in a row left the same newest checkpoint. A restart adds --restore_checkpoint=latest to the command, which wins
-# over one of its own once there is a new checkpoint, and has RESUME_TRAINING=true in its environment, for
-# scripts/run_pretraining.sh. The exit code is the command's.
+# over one of its own once there is a new checkpoint; scripts/run_pretraining.sh is told the same by RESUME_TRAINING=true
+# and, once there is a new one, RESTARTED=true in its environment. The exit code is the command's.
 set -euo pipefail
 
 # shellcheck source=common.sh
@@ -56,6 +56,7 @@ while true; do
   [[ -z $was_signalled ]] || exit "$status"
   wait=$((wait * 2 < 300 ? wait * 2 : 300))
   export RESUME_TRAINING=true
+  [[ $left == "$left_at_first" ]] || export RESTARTED=true
   case "$*" in
     *--restore_checkpoint=latest) ;;
     *--restore[-_]checkpoint*)

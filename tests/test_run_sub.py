@@ -182,6 +182,28 @@ def test_a_restarted_job_goes_on(submit, tmp_path):
     assert "--restore_checkpoint=latest" in again and "--restore_checkpoint=latest" not in first
 
 
+@pytest.mark.parametrize("given", ["INIT_CHECKPOINT", "--restore_checkpoint"])
+def test_a_restarted_job_goes_on_from_what_it_saved_and_not_from_where_it_began(submit, tmp_path, given):
+    """Each phase from its own; before it has saved anything, from there once more."""
+    words = ["--restore_checkpoint=old/ckpt-5"] if given.startswith("--") else []
+    environment = {} if words else {given: "old/ckpt-5"}
+    checkpoints = tmp_path / "results" / "models" / "base" / "checkpoints"
+
+    def restored(phase: str, count: str) -> str:
+        (tmp_path / "record").unlink(missing_ok=True)
+        assert _end(submit(*words, PHASE=phase, SLURM_RESTART_COUNT=count, **environment))[0] == 0
+        (call,) = _calls(tmp_path / "record")
+        return [word for word in call if word.startswith("--restore_checkpoint=")][-1].partition("=")[2]
+
+    assert restored("1", "1") == "old/ckpt-5"
+    (checkpoints / "ckpt-9").mkdir(parents=True)
+    assert [restored("1", count) for count in "012"] == ["old/ckpt-5", "latest", "latest"]
+    if words:
+        assert restored("2", "1") == "old/ckpt-5"
+        (checkpoints / "ckpt-p2-3").mkdir()
+        assert restored("2", "1") == "latest"
+
+
 def _signalled(submit, tmp_path, number: int, **environment: str) -> tuple[int, str, str]:
     process = submit(WAIT="1", **environment)
     end = time.monotonic() + 30

@@ -74,6 +74,26 @@ def test_a_checkpoint_that_the_command_names_holds_until_there_is_a_newer_one(su
     assert supervised.started() == [f"|{named}", f"true|{named}", f"true|{named} --restore_checkpoint=latest"]
 
 
+def test_the_launchers_initial_checkpoint_holds_until_there_is_a_newer_one(supervised, monkeypatch):
+    """Also where its positionals, as those of a known machine, say not to resume."""
+    program = supervised.folder / "run_pretraining.py"
+    settings = {"PYTHON": program, "RESULTS_DIR": supervised.folder, "MODEL_NAME": "first", "PHASE": 1}
+    for name, value in (settings | {"INIT_CHECKPOINT": "elsewhere/ckpt-5"}).items():
+        monkeypatch.setenv(name, str(value))
+    positionals = ["8", "1e-3", "tf32", "1", "no_xla", "1", "9", "5", "false"]
+    process = supervised.start(
+        ["1", "1 ckpt-10", "0"], command=("bash", str(ROOT / "scripts/run_pretraining.sh"), *positionals)
+    )
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    restored = [
+        [word.partition("=")[2] for word in started.split() if word.startswith("--restore_checkpoint=")]
+        for started in supervised.started()
+    ]
+    named = "elsewhere/ckpt-5"
+    assert restored == [[named], [named], [named, "latest"]]
+
+
 def test_two_crashes_that_leave_the_same_checkpoint_are_enough(supervised):
     code, started, messages = supervised.run(["1 ckpt-10", "9", "9"])
     assert code == 9 and len(started) == 2
