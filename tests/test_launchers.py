@@ -200,14 +200,14 @@ GLOBAL_BATCHES = {
 
 
 @pytest.mark.parametrize("name", GLOBAL_BATCHES)
-def test_recipes_give_twenty_positionals_and_nvidias_global_batches(name):
+def test_recipes_give_twenty_positionals_and_each_phase_its_global_batch(launch, name):
     words = _recipe(name)
     assert len(words) == 20
-    gpus = int(words[3])
-    accumulates = words[10] == "true"
+    done, calls = launch(*words)
+    assert done.returncode == 0, done.stderr
     batches = [
-        int(words[batch]) * gpus * (int(words[accumulation]) if accumulates or batch == 0 else 4)
-        for batch, accumulation in ((0, 11), (14, 18))
+        int(call["train_batch_size"]) * int(call["gradient_accumulation_steps"]) * int(call.get("workers", 1))
+        for call in calls
     ]
     assert tuple(batches) == GLOBAL_BATCHES[name]
 

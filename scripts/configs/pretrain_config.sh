@@ -3,7 +3,7 @@
 #
 #   bash scripts/run_pretraining.sh $(source scripts/configs/pretrain_config.sh && dgxa100_8gpu_amp)
 #
-# The global batch is NVIDIA's: 67,584 sequences of 128, then 27,648 of 512 (8 x DGX-1 in fp32: 67,520).
+# The global batch is NVIDIA's: 67,584 sequences of 128, then 27,648 of 512 (DGX-1 in fp32: 67,520 on eight GPUs, 67,560 on one).
 
 # recipe NAME PRECISION GPUS XLA BATCH_P1 ACCUMULATION_P1 BATCH_P2 ACCUMULATION_P2
 recipe() {
@@ -25,7 +25,7 @@ dgx1_1gpu_fp32() { recipe dgx1_1gpu_fp32 fp32 1 xla 40 1689 6 4608; }
 
 # ELECTRA-small on one GPU with the paper's Adam and 128 sequences an update, a tenth of it on long ones.
 small_1gpu() {
-  echo "128 5e-4 amp 1 xla 10000 900000 5000 false adam false 1 42 electra_small 32 2e-4 1000 100000 4 small"
+  echo "128 5e-4 amp 1 xla 10000 900000 5000 false adam true 1 42 electra_small 32 2e-4 1000 100000 4 small"
 }
 
 # A few updates of the small model on a CPU, to see that everything is in place.
