@@ -2,7 +2,7 @@
 
     python start_workers.py --workers 2 -- python scripts/exchange_speed.py --model_size base
 
-The gradients are those of a pre-training model of that size, of noise; nothing else is computed. Worker 0
+The gradients are those of the recipe's networks of that size, of noise; nothing else is computed. Worker 0
 prints a line for each way of sending them. The exchange of a training is this long where nothing overlaps it.
 """
 
@@ -15,8 +15,9 @@ from pathlib import Path
 # Run by its path, Python looks for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from timed_steps import StepConfig
+
 from command_line import UsageError, option, parse, require, run_program
-from configuration import PretrainingConfig
 from device import take_share
 from workers import find_workers
 
@@ -44,11 +45,7 @@ def main() -> int:
     take_share(workers, "none")
     import tensorflow as tf
 
-    from pretraining import PretrainingModel
-
-    model = PretrainingModel(PretrainingConfig("exchange", model_size=config.model_size), config.vocab_size)
-    model.build()
-    gradients = {name: tf.random.normal(value.shape) for name, value in model.named_variables().items()}
+    gradients = _gradients(config)
     size = sum(int(tf.size(gradient)) for gradient in gradients.values())
     for as_float16, width in ((False, 4), (True, 2)):
 
@@ -73,6 +70,18 @@ def main() -> int:
             f"most {1000 * max(seconds):.1f} ms"
         )
     return 0
+
+
+def _gradients(config: ExchangeConfig) -> dict:
+    """Noise in the shapes of an update's gradients, by name."""
+    import tensorflow as tf
+
+    from pretraining import PretrainingModel
+
+    recipe = StepConfig(turns="", model_size=config.model_size).pretraining()
+    model = PretrainingModel(recipe, config.vocab_size)
+    model.build()
+    return {name: tf.random.normal(value.shape) for name, value in model.named_variables().items()}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """The formula for a step's operations counts the matrix products that are really there."""
 
 import math
+import os
+import re
+import subprocess
 import sys
 
 import pytest
@@ -100,6 +103,37 @@ def test_small_and_base_cost_what_was_worked_out_by_hand():
     parts = pretraining_flops(config, 30522, 32, 128)
     assert sum(parts.values()) == 3 * 32 * (128 * (encoder + generator) + heads)
     assert set(parts) == {"embeddings", "attention", "feed_forward", "generator", "heads"}
+
+
+def test_the_bar_on_gpus_is_counted_with_nvidias_generator():
+    """What docs/performance.md says of an A100 is what its own command prints, with 1/3 for base."""
+    text = (ROOT / "docs" / "performance.md").read_text().partition("\n## On GPUs\n")[2]
+    prose, _, after = text.partition("```bash\nPYTHONPATH=scripts python - <<'END'\n")
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=after.partition("\nEND\n")[0],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "scripts"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    numbers = re.findall(r"[0-9]+\.[0-9]|[0-9]+ %", done.stdout)
+    assert len(numbers) == 10 and not [number for number in numbers if number not in prose]
+    config = tiny_config(
+        **MODEL_SIZES["base"], max_position_embeddings=512, max_seq_length=128, generator_hidden_size=1 / 3
+    )
+    flops = sum(pretraining_flops(config, 30522, 1, 128).values())
+    assert f"128: {flops / 1e9:.1f} GFLOP" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_exchange_that_is_timed_is_that_of_nvidias_networks():
+    """The 477.5 MB of docs/scaling.md."""
+    import exchange_speed
+
+    gradients = exchange_speed._gradients(exchange_speed.ExchangeConfig(model_size="base"))
+    assert 4 * sum(math.prod(value.shape) for value in gradients.values()) == 477_545_708
 
 
 def test_attention_passes_the_feed_forward_where_its_products_outgrow_the_widths():
