@@ -137,6 +137,8 @@ def main() -> int:
         # Found out before the work, not after it.
         files.write_json(config.output_json, [])
     ceilings, has_gpu = _ceilings(_words(config.precision), config.ceiling_seconds)
+    if config.against and has_gpu:
+        _check_cuda(config.against)
     for precision, flops in ceilings.items():
         print(f"ceiling of this machine, {precision}: {flops / 1e12:.4g} TFLOP/s", flush=True)
     print(_HEAD)
@@ -178,6 +180,16 @@ def _measure_ceilings(precisions: list[str], seconds: float) -> tuple[dict[str, 
 
     ceilings = {precision: machine_ceiling.measure(precision, seconds) for precision in precisions}
     return ceilings, bool(tf.config.list_physical_devices("GPU"))
+
+
+def _check_cuda(against: str) -> None:
+    """Else our GPU would stand beside their CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"--against {against}: TensorFlow has a GPU here, and torch {torch.__version__} none"
+        )
 
 
 def _measure(config: SpeedConfig, settings: dict, ceiling: float) -> Iterator[dict]:

@@ -140,6 +140,17 @@ def test_a_wrong_flag_is_named_before_anything_is_measured(settings, words):
         SpeedConfig(**settings)
 
 
+def test_a_gpu_that_only_tensorflow_sees_is_not_measured_against_a_cpu(monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(pretraining_speed, "_ceilings", lambda *_: ({"fp32": 1e12}, True))
+    monkeypatch.setattr(pretraining_speed, "_measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(sys, "argv", ["pretraining_speed.py", "--against=huggingface", "--precision=fp32"])
+    with pytest.raises(UsageError, match="--against huggingface: TensorFlow has a GPU here, and torch"):
+        pretraining_speed.main()
+
+
 def test_every_combination_is_measured_with_the_batch_of_its_phase():
     config = SpeedConfig(batch_size_p1="8 16", batch_size_p2="2", model_size="small", precision="fp32 bf16")
     found = [
