@@ -24,6 +24,9 @@ read_settings "$@"
 read -r -a counts <<< "${WORKERS:-1 2}"
 global=${GLOBAL_BATCH_SIZE:-32}
 size=${MODEL_SIZE:-small}
+rounds=${ROUNDS:-3} updates=${TRAIN_STEPS:-12}
+[[ $rounds =~ ^[1-9][0-9]*$ ]] || fail "ROUNDS '$rounds' is no positive number"
+[[ $updates =~ ^[1-9][0-9]*$ && $updates != 1 ]] || fail "TRAIN_STEPS '$updates' is no number over 1"
 [[ -n ${PRETRAIN_TFRECORDS:-} ]] || fail "PRETRAIN_TFRECORDS names no shards"
 for count in "${counts[@]}"; do
   [[ $count =~ ^[1-9][0-9]*$ ]] || fail "WORKERS '${WORKERS:-}': '$count' is no positive number"
@@ -38,7 +41,7 @@ measure() {
   NUM_GPUS=$1 settle_device NUM_GPUS
   command=("${workers[@]}" "$python" run_pretraining.py --model_name scaling --model_size "$size"
     --results_dir "$run" --pretrain_tfrecords "$PRETRAIN_TFRECORDS" --train_batch_size $((global / $1))
-    --num_train_steps "${TRAIN_STEPS:-12}" --num_warmup_steps 1 --log_freq "${TRAIN_STEPS:-12}"
+    --num_train_steps "$updates" --num_warmup_steps 1 --log_freq "$updates"
     --precision "$precision" --skip_checkpoint)
   [[ $xla == no_xla ]] || command+=(--xla)
   run_to_end "${command[@]}" "${passed_on[@]}" > "$workspace/output" || status=$?
@@ -46,7 +49,7 @@ measure() {
   number training_sequences_per_second "$run/models/scaling/logs/dllogger.log" >> "$workspace/$1"
 }
 
-for ((round = 1; round <= ${ROUNDS:-3}; round++)); do
+for ((round = 1; round <= rounds; round++)); do
   for count in "${counts[@]}"; do measure "$count" "$round"; done
 done
 

@@ -181,6 +181,27 @@ def test_wrong_settings_stop_with_one_line(launch, arguments, environment, words
     assert words in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"TRAIN_STEPS": "1"}, "TRAIN_STEPS '1' is no number over 1"),
+        ({"ROUNDS": "0"}, "ROUNDS '0' is no positive number"),
+        ({"ROUNDS": "many"}, "ROUNDS 'many'"),
+    ],
+    ids=str,
+)
+def test_a_benchmark_of_scaling_that_would_have_no_rate_is_refused_before_it_runs(environment, words):
+    settings = {"PATH": os.environ["PATH"], "PYTHON": "false", "PRETRAIN_TFRECORDS": "shards"}
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/benchmark_scaling.sh")],
+        capture_output=True,
+        text=True,
+        env=settings | environment,
+        timeout=60,
+    )
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 GLOBAL_BATCHES = {
     "dgxa100_8gpu_amp": (67_584, 27_648),
     "dgxa100_8gpu_tf32": (67_584, 27_648),
