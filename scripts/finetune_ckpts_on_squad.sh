@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 names=()
 further=(checkpoints EPOCHS TRAIN_BATCH_SIZE INFER_BATCH_SIZE LEARNING_RATE PRECISION NUM_GPU SEED SQUAD_VERSION
-  SQUAD_DIR OUT_DIR CACHE_DIR MAX_STEPS XLA DATA_PREP_WORKING_DIR PYTHON)
+  SQUAD_DIR OUT_DIR CACHE_DIR MAX_STEPS XLA HOSTS VOCAB_FILE DATA_PREP_WORKING_DIR PYTHON)
 # shellcheck source=common.sh
 source scripts/common.sh
 read_settings "$@"
@@ -22,7 +22,8 @@ read -ra folders <<< "${checkpoints:-results/models/base/checkpoints}"
 
 # What the scores depend on; all that stands in one table was made alike.
 settings=$(
-  for name in EPOCHS TRAIN_BATCH_SIZE LEARNING_RATE PRECISION SEED SQUAD_VERSION SQUAD_DIR MAX_STEPS; do
+  for name in EPOCHS TRAIN_BATCH_SIZE LEARNING_RATE PRECISION NUM_GPU HOSTS SEED SQUAD_VERSION SQUAD_DIR \
+    DATA_PREP_WORKING_DIR VOCAB_FILE MAX_STEPS; do
     echo "$name=${!name:-}"
   done
   echo "flags: ${passed_on[*]}"

@@ -413,7 +413,8 @@ def test_a_checkpoint_that_fails_ends_the_series_and_is_taken_up_again(launch, p
 
 def test_one_table_holds_scores_of_one_kind(launch, pretrained):
     assert launch("finetune_ckpts_on_squad.sh")[0].returncode == 0
-    for arguments, environment in (([], {"EPOCHS": 3}), (["--", "--beam_size", "2"], {})):
+    names = ("EPOCHS", "NUM_GPU", "HOSTS", "VOCAB_FILE", "SQUAD_DIR", "DATA_PREP_WORKING_DIR")
+    for arguments, environment in (*(([], {name: 3}) for name in names), (["--", "--beam_size", "2"], {})):
         done, calls = launch("finetune_ckpts_on_squad.sh", *arguments, **environment)
         assert done.returncode == 2 and not calls
         assert "made with other settings" in done.stderr and len(done.stderr.splitlines()) == 1
