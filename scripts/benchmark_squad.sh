@@ -45,6 +45,14 @@ for position in "${!precisions[@]}"; do
   precisions[position]=$precision
 done
 out_dir=${OUT_DIR:-results/}
+if [[ -n ${AGAINST:-} ]]; then
+  for precision in "${precisions[@]}"; do
+    [[ $precision != amp ]] || fail "AGAINST=$AGAINST computes in tf32, fp32 and bf16, not in PRECISION amp"
+  done
+  [[ -d ${ELECTRA_MODEL:-} ]] || fail "AGAINST=$AGAINST: ELECTRA_MODEL '${ELECTRA_MODEL:-}' is no folder of weights"
+  "$python" -c 'import torch, transformers' 2> /dev/null ||
+    fail "AGAINST=$AGAINST needs torch and transformers: bash scripts/install.sh --tests"
+fi
 workspace=$(mktemp -d)
 trap 'rm -rf "$workspace"' EXIT
 mkdir -p "$out_dir"

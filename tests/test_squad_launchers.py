@@ -474,17 +474,20 @@ def test_a_benchmark_has_a_row_for_each_precision_and_batch_and_saves_nothing(la
 
 
 def test_a_benchmark_against_hugging_face_measures_theirs_after_each_of_ours(launch):
+    weights = launch.folder / "weights"
+    weights.mkdir()
     settings = {
         "AGAINST": "huggingface",
-        "ELECTRA_MODEL": "weights",
+        "ELECTRA_MODEL": weights,
         "SQUAD_DIR": "questions",
         "MAX_STEPS": 9,
     }
     done, calls = launch("benchmark_squad.sh", PRECISION="bf16", INFER_BATCH_SIZE="2", **settings)
     assert done.returncode == 0, done.stderr
     theirs = "scripts/huggingface_squad_speed.py"
+    assert calls.pop(0) == ["-c", "import torch, transformers"]
     assert programs(calls) == ["run_tf_squad.py", theirs, "run_tf_squad.py", theirs]
-    same = ["--max_steps", "9", "--electra_model", "weights", "--data_dir", "questions"]
+    same = ["--max_steps", "9", "--electra_model", str(weights), "--data_dir", "questions"]
     assert calls[1][1:] == ["--what", "training", "--batch_size", "16", "--precision", "bf16", *same]
     assert calls[3][1:] == ["--what", "answering", "--batch_size", "2", "--precision", "bf16", *same]
     rows = table(launch.folder / "out" / "squad_benchmark.tsv")[1:]
@@ -497,6 +500,23 @@ def test_a_benchmark_against_hugging_face_measures_theirs_after_each_of_ours(lau
     for wrong in ({"AGAINST": "nobody"}, {"AGAINST": "huggingface", "SQUAD_VERSION": "2.0"}):
         done, calls = launch("benchmark_squad.sh", **wrong)
         assert done.returncode == 2 and not calls and "AGAINST" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"ELECTRA_MODEL": ""}, "ELECTRA_MODEL '' is no folder"),
+        ({"ELECTRA_MODEL": "google/electra-small-discriminator"}, "is no folder"),
+        ({"PRECISION": "bf16 amp"}, "not in PRECISION amp"),
+        ({"FAIL_AT": "import torch"}, "needs torch and transformers"),
+    ],
+    ids=str,
+)
+def test_what_hugging_face_cannot_do_is_said_before_anything_is_measured(launch, environment, words):
+    settings = {"AGAINST": "huggingface", "ELECTRA_MODEL": launch.folder, "PRECISION": "bf16"} | environment
+    done, calls = launch("benchmark_squad.sh", **settings)
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+    assert "run_tf_squad.py" not in programs(calls)
 
 
 @pytest.mark.slow
