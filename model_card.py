@@ -6,6 +6,7 @@ that it is not. Nothing in it depends on when it is written.
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import checkpointing
@@ -59,28 +60,85 @@ _DETECTION = (
 _ALWAYS = (("held-out tokens", "eval_tokens", "{:,.0f}"),)
 
 
+@dataclass(frozen=True)
+class _Role:
+    """What a network was in its run.
+
+    Attributes:
+        name: in the title.
+        tags: for the hub.
+        what: it is.
+        use: what it is for.
+    """
+
+    name: str
+    tags: tuple[str, ...]
+    what: str
+    use: str
+
+
+_TO_FINE_TUNE = """To be fine-tuned: classification, tagging, extractive question answering, in the language
+and the kind of text of the training data."""
+_DISCRIMINATOR = _Role(
+    "ELECTRA discriminator",
+    ("replaced-token-detection",),
+    "The network that ELECTRA's pre-training is for: an encoder, to be fine-tuned on a task.",
+    f"{_TO_FINE_TUNE} As it is, it says of each token whether it was replaced.",
+)
+_GENERATOR = _Role(
+    "ELECTRA generator",
+    ("fill-mask",),
+    "A masked language model: the network that proposed replacements in ELECTRA's training.",
+    """To study the pre-training, to go on with it (`--init_weights`), and to fill in masks. As an
+encoder for a task the discriminator is the better choice.""",
+)
+_TIED_GENERATOR = dataclasses.replace(
+    _GENERATOR,
+    what="A masked language model: the discriminator's own encoder, which proposed its replacements too.",
+    use="To study the pre-training, to go on with it (`--init_weights`), and to fill in masks.",
+)
+# Of a run without the replaced-token objective.
+_ENCODER = _Role(
+    "ELECTRA encoder",
+    (),
+    "An encoder that was trained by masked language modelling alone, to be fine-tuned on a task.",
+    _TO_FINE_TUNE,
+)
+_MASKED_LANGUAGE_MODEL = _Role(
+    "masked language model",
+    ("fill-mask",),
+    "An encoder that was trained by masked language modelling alone, with the head that fills in masks.",
+    f"{_TO_FINE_TUNE} As it is, it fills in masks.",
+)
+
+
 def render(checkpoint: Path, network: PretrainedModel, licence: str) -> str:
     """The card of one of a checkpoint's networks; `licence` is an identifier of the hub."""
     state = files.read_json(checkpoint / checkpointing.STATE_NAME)
     run = _run_of(checkpoint)
     settings = state["config"]
-    kind = "generator" if network.is_masked_lm else "discriminator"
+    role = _role(network, settings)
     sections = [
-        front_matter(
-            licence,
-            "fill-mask" if network.is_masked_lm else "",
-            ["fill-mask" if network.is_masked_lm else "replaced-token-detection"],
-        ),
-        f"# {plain(str(settings.get('model_name', 'ELECTRA')))}: ELECTRA {kind}",
-        _introduction(network, state),
+        front_matter(licence, "fill-mask" if network.is_masked_lm else "", role.tags),
+        f"# {plain(str(settings.get('model_name', 'ELECTRA')))}: {role.name}",
+        _introduction(role, network, state),
         architecture_table(network.config, network.tensors),
         _data(run, state),
         _training(run, state),
         _held_out(run, state, network),
-        _use(network),
+        _use(role),
         licence_note(licence, "The licences of the training text are listed above."),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _role(network: PretrainedModel, settings: dict) -> _Role:
+    """By what a run's settings make of a network; old checkpoints do not have all of them."""
+    if not settings.get("electra_objective", True):
+        return _MASKED_LANGUAGE_MODEL if network.is_masked_lm else _ENCODER
+    if not network.is_masked_lm:
+        return _DISCRIMINATOR
+    return _GENERATOR if settings.get("untied_generator", True) else _TIED_GENERATOR
 
 
 def _run_of(checkpoint: Path) -> RunLog | None:
@@ -99,13 +157,9 @@ def front_matter(licence: str, pipeline_tag: str, tags: Sequence[str]) -> str:
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in ("electra", *tags)), "---"])
 
 
-def _introduction(network: PretrainedModel, state: dict) -> str:
-    if network.is_masked_lm:
-        what = "A masked language model: the small network that proposed replacements in ELECTRA's training."
-    else:
-        what = "The network that ELECTRA's pre-training is for: an encoder, to be fine-tuned on a task."
+def _introduction(role: _Role, network: PretrainedModel, state: dict) -> str:
     loading = how_to_load(architecture_name(network.tensors))
-    return f"{what} From update {state['step']:,} of phase {state['phase']}.\n\n{loading}"
+    return f"{role.what} From update {state['step']:,} of phase {state['phase']}.\n\n{loading}"
 
 
 def how_to_load(name: str) -> str:
@@ -178,16 +232,10 @@ def _held_out(run: RunLog | None, state: dict, network: PretrainedModel) -> str:
     )
 
 
-def _use(network: PretrainedModel) -> str:
-    if network.is_masked_lm:
-        text = """To study the pre-training, to go on with it (`--init_weights`), and to fill in masks. As an
-encoder for a task the discriminator is the better choice."""
-    else:
-        text = """To be fine-tuned: classification, tagging, extractive question answering, in the language
-and the kind of text of the training data. As it is, it says of each token whether it was replaced."""
+def _use(role: _Role) -> str:
     return f"""## Intended use
 
-{text}
+{role.use}
 It was trained on text alone, whose mistakes and prejudices it may repeat; what it says is not checked for
 truth, and no evaluation of either is part of this card."""
 

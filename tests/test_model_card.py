@@ -34,7 +34,7 @@ DISCRIMINATOR = network("discriminator_predictions/dense/kernel")
 GENERATOR = network("generator_predictions/dense/kernel")
 
 
-def checkpoint(folder, name="made_up"):
+def checkpoint(folder, name="made_up", **objective):
     """Update 12,000 of a run whose log goes up to 20,000, with an evaluation every 5,000."""
     shards = folder / "shards"
     shards.mkdir()
@@ -42,7 +42,7 @@ def checkpoint(folder, name="made_up"):
     sources = [{"name": "a", "licence": "CC BY-SA 4.0"}, {"name": "b"}]
     manifest = {"title": "Made up", "documents": 4321, "tokens": 1234567, "sources": sources}
     (shards / "manifest.json").write_text(json.dumps(manifest | {"settings": {"max_seq_length": 128}}))
-    settings = {"model_name": name, "pretrain_tfrecords": str(shards), "seed": 7}
+    settings = {"model_name": name, "pretrain_tfrecords": str(shards), "seed": 7} | objective
     path = write_run(folder / "run", settings) / "checkpoints" / "ckpt-12000"
     path.mkdir(parents=True)
     (path / "state.json").write_text(json.dumps({"config": settings, "step": 12_000, "phase": 1}))
@@ -84,6 +84,29 @@ def test_the_generators_card_has_the_generators_figures(tmp_path):
     card = model_card.render(checkpoint(tmp_path), GENERATOR, "mit")
     assert "ElectraForMaskedLM" in card and "| masked-LM loss at [MASK], nats | 5.000 |" in card
     assert "AUC" not in card and "`mit`" in card
+
+
+def test_a_run_by_masked_lm_alone_has_no_discriminator_and_no_generator(tmp_path):
+    """Its two folders hold one encoder, without a head and with that of masked LM."""
+    path = checkpoint(tmp_path, electra_objective=False)
+    encoder, with_head = (model_card.render(path, one, "mit") for one in (network(), GENERATOR))
+    assert "# made\\_up: ELECTRA encoder" in encoder and "ElectraModel" in encoder
+    assert "# made\\_up: masked language model" in with_head and "pipeline_tag: fill-mask" in with_head
+    for card in (encoder, with_head):
+        assert "masked language modelling alone" in card and "To be fine-tuned" in card
+        assert not [
+            word for word in ("discriminator", "generator", "replace") if word in _without_tables(card)
+        ]
+
+
+def test_a_generator_that_is_the_discriminators_encoder_is_not_called_worse_than_it(tmp_path):
+    card = model_card.render(checkpoint(tmp_path, untied_generator=False), GENERATOR, "mit")
+    assert "the discriminator's own encoder" in card and "better choice" not in card
+    assert "fill in masks" in card
+
+
+def _without_tables(card: str) -> str:
+    return "\n".join(line for line in card.splitlines() if not line.startswith("|"))
 
 
 def test_a_checkpoint_by_itself_says_what_it_knows(tmp_path):
