@@ -73,7 +73,7 @@ def create_tfrecords(
         }
         manifest = step_folder.begin(folder, ledger)
         if manifest is None:
-            units = _plan(sharded, text, creation)
+            units = _plan(sharded, text, creation, _identity(vocabulary))
             disk_space.require(folder, int(_GROWTH * weight_left(units, folder)), "the TFRecords")
             set_aside = run_units(units, write_shard, folder, backend, "text to examples", scale=True)
             sides = _describe_sides(units, folder, ledger, text, vocabulary)
@@ -88,20 +88,35 @@ def create_tfrecords(
     return manifest
 
 
-def write_shard(path: Path, text: str, creation: Creation) -> dict:
-    """In a worker: the examples of one text shard."""
-    vocabulary = _vocabulary(creation.vocab_file, creation.do_lower_case)
+def write_shard(path: Path, text: str, creation: Creation, identity: tuple) -> dict:
+    """In a worker: the examples of one text shard.
+
+    Raises:
+        UsageError: the vocabulary is not the one of this identity any more.
+    """
+    vocabulary = _vocabulary(creation.vocab_file, creation.do_lower_case, identity)
     record = write_text_file(path, text, vocabulary, creation.seed, creation.max_seq_length)
     return record | {"bytes": path.stat().st_size, "sha256": files.sha256_of_file(path)}
 
 
 @functools.lru_cache(maxsize=1)
-def _vocabulary(vocab_file: str, do_lower_case: bool | None) -> Vocabulary:
-    """Once in a worker: it is large to send, and takes a while to read."""
-    return load_vocabulary(vocab_file, do_lower_case)
+def _vocabulary(vocab_file: str, do_lower_case: bool | None, identity: tuple) -> Vocabulary:
+    """Once in a worker: it is large to send, and takes a while to read.
+
+    Workers of a cluster outlive a step, and the file may be another one at the next.
+    """
+    vocabulary = load_vocabulary(vocab_file, do_lower_case)
+    if _identity(vocabulary) != identity:
+        raise UsageError(f"--vocab_file {vocab_file}: has changed while it was used; run the command again")
+    return vocabulary
 
 
-def _plan(sharded: Path, text: dict, creation: Creation) -> list[Unit]:
+def _identity(vocabulary: Vocabulary) -> tuple[str, bool, bool | None]:
+    """All of a vocabulary that the examples follow from."""
+    return vocabulary.sha256, vocabulary.do_lower_case, vocabulary.strip_accents
+
+
+def _plan(sharded: Path, text: dict, creation: Creation, identity: tuple) -> list[Unit]:
     step_folder.require_results(sharded, {shard["name"]: shard["bytes"] for shard in text["shards"]})
     units = []
     for side in _SIDES:
@@ -109,7 +124,7 @@ def _plan(sharded: Path, text: dict, creation: Creation) -> list[Unit]:
         for number, shard in enumerate(shards):
             path = (sharded / shard["name"]).resolve()
             name = tfrecords.shard_name(number, len(shards))
-            arguments = (str(path), creation)
+            arguments = (str(path), creation, identity)
             units.append(Unit(f"{side}-{number}", f"{side}/{name}", arguments, shard["bytes"]))
     return units
 
