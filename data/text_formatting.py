@@ -30,7 +30,7 @@ from data.units import UNITS_FOLDER, Unit, read_records, run_units, weight_left
 
 INDEX_TYPE = np.dtype([("key", "<u8"), ("bytes", "<u8"), ("frame", "<u8")])
 READERS = {"wikipedia": wikipedia_extraction, "text": text_sources}
-_EVALUATION_NAME = "evaluation.npy"
+_EVALUATION_NAME = "evaluation"
 # Bytes of documents for a byte of a source, which may be compressed, and for one that is plain text.
 _EXPANSION_COMPRESSED, _EXPANSION_PLAIN = 1.5, 0.5
 
@@ -191,9 +191,10 @@ def _named(paths: Sequence[str]) -> list[SourceFile]:
 def _save_evaluation(formatting: Formatting, folder: Path) -> str | None:
     if not formatting.decontaminate_against:
         return None
-    path = (folder / UNITS_FOLDER / _EVALUATION_NAME).resolve()
+    path = (folder / UNITS_FOLDER / f"{_EVALUATION_NAME}.npy").resolve()
     decontamination.build_evaluation_index(path, formatting.decontaminate_against)
-    return str(path)
+    # By its name workers know it, and those of a cluster outlive a step.
+    return str(path.rename(path.with_stem(f"{_EVALUATION_NAME}-{files.sha256_of_file(path)}")))
 
 
 def _estimate(paths: Sequence[str]) -> int:
