@@ -31,6 +31,8 @@ _READ_BYTES = 1 << 16
 # Repetition shrinks to a 7,000th in xz, to a 40,000th in zstd; so few bytes stand for ten megabytes at most.
 _XZ_READ_BYTES = 1 << 10
 _ZSTD_READ_BYTES = 1 << 8
+# In bzip2 it shrinks to a millionth, but that decompressor stops when asked to.
+_BZIP2_TEXT_BYTES = 1 << 20
 _FRAMES_BUFFER_BYTES = 1 << 20
 # Text shrinks to a tenth, rarely to a hundredth; deflate can make a thousandth of nothing but repetition.
 _MAX_EXPANSION = 200
@@ -357,8 +359,8 @@ def _decompressed(file: str | io.BufferedIOBase, name: str) -> io.BufferedIOBase
     if name.endswith((".gz", ".tgz")):
         return gzip.open(file, "rb")
     if name.endswith(".bz2"):
-        return bz2.open(file, "rb")
-    if name.endswith(".zst"):
+        frames = _FrameStream(_opened(file), _READ_BYTES, bz2.BZ2Decompressor, most=_BZIP2_TEXT_BYTES)
+    elif name.endswith(".zst"):
         frames = _FrameStream(
             _opened(file), _ZSTD_READ_BYTES, lambda: zstandard.ZstdDecompressor().decompressobj()
         )
@@ -400,14 +402,27 @@ class _RangeBytes(io.RawIOBase):
 
 
 class _FrameStream(io.RawIOBase):
-    """The text of a .zst or .xz file, frame after frame; unlike the libraries' readers it notices a missing
-    end, and takes a damaged frame for no end."""
+    """The text of a .bz2, .zst or .xz file, frame after frame; unlike the libraries' readers it notices a
+    missing end, and takes a damaged frame for no end.
 
-    def __init__(self, stream: io.BufferedIOBase, read_bytes: int, new_frame: Callable, padding: bytes = b""):
+    Args:
+        padding: the byte that may stand between frames.
+        most: bytes of text that a frame gives at a time, where it can stop; 0 for all that it can.
+    """
+
+    def __init__(
+        self,
+        stream: io.BufferedIOBase,
+        read_bytes: int,
+        new_frame: Callable,
+        padding: bytes = b"",
+        most: int = 0,
+    ):
         self._stream = stream
         self._read_bytes = read_bytes
         self._new_frame = new_frame
         self._padding = padding
+        self._most = (most,) if most else ()
         self._frame = None
         self._started = False
         self._compressed = b""
@@ -418,8 +433,11 @@ class _FrameStream(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         while not self._text:
-            self._compressed = self._compressed or self._stream.read(self._read_bytes)
-            if not self._compressed:
+            holds_text = self._most and self._frame is not None and not self._frame.needs_input
+            self._compressed = self._compressed or (
+                b"" if holds_text else self._stream.read(self._read_bytes)
+            )
+            if not (self._compressed or holds_text):
                 if self._frame is not None:
                     raise EOFError("compressed file ended before the end of its last frame")
                 return 0
@@ -430,7 +448,7 @@ class _FrameStream(io.RawIOBase):
                     continue
             self._frame = self._frame or self._new_frame()
             self._started = True
-            self._text = memoryview(self._frame.decompress(self._compressed))
+            self._text = memoryview(self._frame.decompress(self._compressed, *self._most))
             self._compressed = self._frame.unused_data
             if self._frame.eof:
                 self._frame = None

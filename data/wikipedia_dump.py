@@ -7,7 +7,6 @@ planning reads nothing. Damage costs the pages that it lies in, and is named. Wh
 known here.
 """
 
-import bz2
 import codecs
 import html
 import itertools
@@ -18,7 +17,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from command_line import UsageError
-from corpus_files import printable
+from corpus_files import open_binary, printable
 from data import bzip2_blocks
 from data.bzip2_blocks import Block, read_blocks
 from data.documents import Tally
@@ -143,7 +142,7 @@ def _read_index(dump: Path, size: int, index: Path, part_bytes: int) -> tuple[li
     starts, counts = [0], [0]
     streams = []
     try:
-        with bz2.open(index, "rb") as lines:
+        with open_binary(str(index)) as lines:
             for digits, pages in itertools.groupby(lines, lambda line: line.partition(b":")[0]):
                 offset = int(digits)
                 if offset < starts[-1]:

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,28 @@ def test_flipped_byte_of_an_archive_is_reported_or_harmless(suffix, tmp_path):
         else:
             reported += 1
     assert reported > 0.95 * len(whole)
+
+
+@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.bz2", ".txt.zst", ".txt.xz"])
+def test_damage_where_a_following_archive_begins_is_reported(suffix, tmp_path):
+    """It is not taken for the end of the file: what comes behind it would be lost without a word."""
+    first, following = PACKINGS[suffix](TEXT.encode()), bytearray(PACKINGS[suffix](TEXT.encode()))
+    following[0] ^= 0x21
+    path = write(tmp_path, first + bytes(following), f"file{suffix}")
+    assert inspect_source(source_of(path)).fault.startswith("damaged (")
+
+
+def test_a_few_bytes_of_bzip2_that_stand_for_much_text_take_little_memory(tmp_path):
+    path = write(tmp_path, bz2.compress(bytes(200_000_000)), "zeros.txt.bz2")
+    assert path.stat().st_size < 1_000
+    tracemalloc.start()
+    with open_binary(str(path)) as stream:
+        size = 0
+        while text := stream.read(1 << 16):
+            size += len(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size == 200_000_000 and peak < 10_000_000
 
 
 @pytest.mark.parametrize("suffix", [".txt.gz", ".txt.bz2", ".txt.zst", ".txt.xz"])

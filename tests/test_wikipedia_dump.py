@@ -111,6 +111,7 @@ def test_a_folder_without_dumps_is_refused_by_name(tmp_path):
     ("index", "told"),
     [
         (bz2.compress(b"616:10:A\n" * 9999)[:-8], "is damaged"),
+        (bz2.compress(b"616:10:A\n") + b"?" + bz2.compress(b"900:11:B\n")[1:], "is damaged"),
         (b"no bzip2", "is damaged"),
         (bz2.compress(b"616 10 A\n"), "is damaged"),
         (bz2.compress(b"616:10:A\n70:11:B\n"), "is damaged"),
