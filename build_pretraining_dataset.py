@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import files
 import tfrecords
 from command_line import UsageError, parse, run_program
 from corpus import Document, Source, SourceInspection
+from corpus_files import FAULTS
 from data import data_card, step_folder
 from dataset_configuration import DatasetConfig
 from example_files import ExampleBuilder, ExampleStatistics
@@ -54,7 +56,13 @@ def main() -> int:
             work.mkdir(exist_ok=True)
             files.remove_leftovers(work)
             files.write_json(work / "ledger.json", ledger)
-            blocks = _build_blocks(pool, usable, work, config)
+            checked = [found for found in inspections if found.fault is None]
+            try:
+                blocks = _build_blocks(pool, usable, checked, work, config)
+            except _SourceChanged:
+                # So that none of its blocks is taken for one of the text that was checked.
+                files.remove_folder(work)
+                raise
             if not any(_count(part, blocks) for part in PARTS):
                 # So that the folder may be used again when there is text.
                 files.remove_folder(work)
@@ -192,27 +200,56 @@ def _part(document: Document) -> str:
 
 
 def _build_blocks(
-    pool: ProcessPoolExecutor, sources: list[Source], work: Path, config: DatasetConfig
+    pool: ProcessPoolExecutor,
+    sources: list[Source],
+    checked: list[SourceInspection],
+    work: Path,
+    config: DatasetConfig,
 ) -> list[str]:
-    """Have every block built that is not there yet; returns the blocks' paths in the order of the text."""
+    """Have every block built that is not there yet; returns the blocks' paths in the order of the text.
+
+    Raises:
+        _SourceChanged: a source is not as it was when it was checked.
+    """
     paths: list[str] = []
     running: set[Future] = set()
-    total = sum(os.path.getsize(source.path) for source in sources)
+    total = sum(found.bytes for found in checked)
     with tqdm(total=total, desc="text to examples", unit="B", unit_scale=True, disable=None) as bar:
-        for source in sources:
-            for block in corpus.read_blocks(
-                source.path, config.blanks_separate_docs, config.text_column, source.left_out
-            ):
+        for source, found in zip(sources, checked, strict=True):
+            for block in _read_blocks(source, config):
                 paths.append(str(work / f"block-{len(paths):07d}"))
                 if os.path.exists(f"{paths[-1]}.json"):
                     continue
                 if len(running) > 2 * config.num_processes:
                     running = _wait_for_one(running)
                 running.add(pool.submit(_build_block, block, paths[-1]))
-            bar.update(os.path.getsize(source.path))
+            bar.update(found.bytes)
         while running:
             running = _wait_for_one(running)
+    for source, found in zip(sources, checked, strict=True):
+        if not corpus.is_unchanged(source, found):
+            raise _SourceChanged(source, config)
     return paths
+
+
+def _read_blocks(source: Source, config: DatasetConfig) -> Iterator[list[Document]]:
+    """The blocks of a source in which a check found no fault."""
+    try:
+        yield from corpus.read_blocks(
+            source.path, config.blanks_separate_docs, config.text_column, source.left_out
+        )
+    except FAULTS:
+        raise _SourceChanged(source, config) from None
+
+
+class _SourceChanged(UsageError):
+    """A source is not the file any more that was checked, and that the manifest would name."""
+
+    def __init__(self, source: Source, config: DatasetConfig):
+        super().__init__(
+            f"--corpus_dir {config.corpus_dir}: {source.name} has changed while it was read; run the "
+            "command again"
+        )
 
 
 def _wait_for_one(running: set[Future]) -> set[Future]:

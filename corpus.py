@@ -76,12 +76,14 @@ class SourceInspection:
     """What a whole read of a source found: its size and SHA-256 as stored, and why it is unreadable.
 
     Attributes:
+        modified: when it was last changed before it was read, in nanoseconds.
         skipped: an archive's members that are no plain files or are unreadable.
     """
 
     name: str
     bytes: int
     sha256: str
+    modified: int
     fault: str | None
     skipped: tuple[SkippedMember, ...] = ()
 
@@ -167,15 +169,26 @@ def inspect_source(source: Source, text_column: str = "text") -> SourceInspectio
     Raises:
         UsageError: a record is no JSON, or has no such column.
     """
-    digest, size = hashlib.sha256(), 0
+    digest, size, modified = hashlib.sha256(), 0, 0
     try:
         with open(source.path, "rb") as stream:
+            modified = os.fstat(stream.fileno()).st_mtime_ns
             while chunk := stream.read(_READ_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
     except OSError as error:
-        return SourceInspection(source.name, size, digest.hexdigest(), fault_of(error))
-    return SourceInspection(source.name, size, digest.hexdigest(), *find_faults(source, text_column))
+        return SourceInspection(source.name, size, digest.hexdigest(), modified, fault_of(error))
+    faults = find_faults(source, text_column)
+    return SourceInspection(source.name, size, digest.hexdigest(), modified, *faults)
+
+
+def is_unchanged(source: Source, inspection: SourceInspection) -> bool:
+    """Whether a source is still the file that was inspected, by its size and time."""
+    try:
+        status = os.stat(source.path)
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (inspection.bytes, inspection.modified)
 
 
 def find_faults(source: Source, text_column: str = "text") -> tuple[str | None, tuple[SkippedMember, ...]]:

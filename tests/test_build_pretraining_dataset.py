@@ -20,10 +20,11 @@ import zstandard
 from google_examples import googles_examples, joined
 
 import build_pretraining_dataset as program
-from corpus import Source
+from command_line import UsageError
+from corpus import Source, inspect_source
 from dataset_configuration import DatasetConfig
 from example_builder import document_key
-from tokenization import SPECIAL_PIECES, Vocabulary
+from tokenization import SPECIAL_PIECES, Vocabulary, load_vocabulary
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = "build_pretraining_dataset.py"
@@ -583,6 +584,30 @@ def test_lost_or_cut_shard_of_a_finished_folder_is_reported(
     assert line.endswith(f"{path.name} is gone or changed; give a new folder")
 
 
+def rewritten(path: Path) -> None:
+    path.write_bytes(gzip.compress(b"other words\n"))
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("change", [rewritten, cut_off, Path.unlink])
+def test_a_source_that_changes_after_its_check_stops_the_build(change, vocab_file, tmp_path):
+    """The manifest would name the checksum of another text than the examples are from."""
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"the words\n"))
+    source = Source(str(path), "a.txt.gz")
+    checked = inspect_source(source)
+    config = DatasetConfig("text", str(vocab_file), "shards")
+    program._set_up_worker(load_vocabulary(vocab_file), config)
+    with ThreadPoolExecutor(1) as pool:
+        assert len(program._build_blocks(pool, [source], [checked], tmp_path, config)) == 1
+        change(path)
+        with pytest.raises(UsageError, match=r"--corpus_dir text: a\.txt\.gz has changed while it was read"):
+            program._build_blocks(pool, [source], [checked], tmp_path, config)
+
+
 def test_shards_of_somebody_else_are_left_alone(text_folder, vocab_file, tmp_path, usage_error):
     (tmp_path / "pretrain_data.tfrecord-0-of-1").write_bytes(b"somebody else's")
     line = usage_error(PROGRAM, *arguments(text_folder, vocab_file, tmp_path))
@@ -733,7 +758,8 @@ def test_few_blocks_are_under_way_at_once(processes, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "_build_block", work)
     monkeypatch.setattr(program.corpus, "read_blocks", lambda *_: iter([[["line"]]] * 100))
     config = DatasetConfig("c", "v", "o", num_processes=processes)
+    source = Source(str(tmp_path / "a.txt"), "a.txt")
     with CountingPool(processes) as pool:
-        paths = program._build_blocks(pool, [Source(str(tmp_path / "a.txt"), "a.txt")], tmp_path, config)
+        paths = program._build_blocks(pool, [source], [inspect_source(source)], tmp_path, config)
     assert len(paths) == len(set(paths)) == 100 and not under_way
     assert processes < most[0] <= 2 * processes + 1
