@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from batching import BatchShape, ExampleOrder, UpdateData, data_update, prefetch
+from command_line import UsageError
 from example_parsing import parse_examples
 from masking import MaskingRule, mask_batch, mask_keys
-from tfrecords import TOKEN_COUNTS_NAME, CorruptShard, Shards
+from tfrecords import TOKEN_COUNTS_NAME, CorruptShard, Shards, read_array
 from tokenization import Vocabulary
 
 # Held-out text is masked alike in every run, so that runs compare.
@@ -191,11 +192,20 @@ def unigram_log_probabilities(shards: Shards, vocabulary: Vocabulary, max_seq_le
 
     Counted from the token counts beside the shards, else from the first 20,000 examples. Tokens that are
     never picked have no share.
+
+    Raises:
+        UsageError: the counts beside the shards are damaged, or another vocabulary's.
     """
     counts = np.zeros(vocabulary.size, np.float64)
     if has_token_counts(shards):
         for path in _token_count_paths(shards):
-            counts += np.load(path, allow_pickle=False)
+            recorded = read_array(path)
+            if recorded is None or recorded.shape != counts.shape or recorded.dtype.kind not in "iu":
+                raise UsageError(
+                    f"--pretrain_tfrecords: {path} holds no counts of {vocabulary.size} tokens; delete it to "
+                    "have them counted"
+                )
+            counts += recorded
     else:
         for first in range(0, min(len(shards), _UNIGRAM_SAMPLE), 1000):
             sample = np.arange(first, min(first + 1000, len(shards)))

@@ -159,7 +159,7 @@ class RunLog:
         found = []
         for folder in folders:
             try:
-                manifest = tfrecords.read_manifest(folder)
+                manifest = files.read_json(folder / tfrecords.MANIFEST_NAME)
             except (OSError, ValueError):
                 continue
             if isinstance(manifest, dict):

@@ -335,9 +335,40 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
 
 
 def read_manifest(folder: str | Path) -> dict | None:
-    """A data folder's manifest, None where there is none (shards of another tool)."""
+    """A data folder's manifest, None where there is none (shards of another tool).
+
+    Raises:
+        UsageError: it is damaged, or is none of shards.
+    """
     path = Path(folder) / MANIFEST_NAME
-    return files.read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        manifest = files.read_json(path)
+        _check_manifest(manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: not a manifest ({error!r})") from None
+    return manifest
+
+
+def _check_manifest(manifest: dict) -> None:
+    """See that a manifest has all that programs use without a further look.
+
+    Raises:
+        ValueError, KeyError, TypeError: it has not.
+    """
+    numbers = [manifest["settings"]["max_seq_length"]]
+    texts = [manifest["vocabulary_sha256"]]
+    for shard in manifest["shards"]:
+        numbers += [shard["examples"], shard["bytes"]]
+        texts += [shard["name"], shard["sha256"]]
+    if not all(isinstance(number, int) for number in numbers) or numbers[0] < 1:
+        raise ValueError("a length or a count is no number")
+    if len(texts) == 1:
+        raise ValueError("it names no shards")
+    texts += [source[key] for source in manifest["sources"] for key in ("name", "sha256")]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a name or a checksum is no text")
 
 
 def _split_patterns(patterns: str) -> list[str]:

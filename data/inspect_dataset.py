@@ -183,9 +183,9 @@ def _open_folder(path: Path, config: InspectionConfig) -> Folder:
     manifest_path = path / tfrecords.MANIFEST_NAME
     if manifest_path.exists():
         try:
-            folder.manifest = _read_manifest(manifest_path)
-        except (ValueError, KeyError, TypeError) as error:
-            folder.faults.append(f"{manifest_path}: not a manifest ({error!r})")
+            folder.manifest = tfrecords.read_manifest(path)
+        except UsageError as error:
+            folder.faults.append(str(error))
         card_path = path / tfrecords.DATA_CARD_NAME
         card = card_path.read_text(encoding="utf-8", errors="replace") if card_path.exists() else ""
         recorded = data_card.manifest_checksum(card)
@@ -193,25 +193,6 @@ def _open_folder(path: Path, config: InspectionConfig) -> Folder:
             folder.faults.append(f"{manifest_path}: not the one that {card_path.name} was written from")
     folder.vocabulary = _find_vocabulary(folder, config)
     return folder
-
-
-def _read_manifest(path: Path) -> dict:
-    """The manifest, once it has all that the checks use.
-
-    Raises:
-        ValueError, KeyError, TypeError: it has not.
-    """
-    manifest = files.read_json(path)
-    numbers = [manifest["settings"]["max_seq_length"]]
-    texts = [manifest["vocabulary_sha256"]]
-    for shard in manifest["shards"]:
-        numbers += [shard["examples"], shard["bytes"]]
-        texts += [shard["name"], shard["sha256"]]
-    if not all(isinstance(number, int) for number in numbers) or numbers[0] < 1:
-        raise ValueError("a length or a count is no number")
-    if len(texts) == 1 or not all(isinstance(text, str) for text in texts):
-        raise ValueError("it names no shards")
-    return manifest
 
 
 def _find_vocabulary(folder: Folder, config: InspectionConfig) -> Vocabulary | None:

@@ -8,6 +8,7 @@ import pytest
 
 import tfrecords
 from batching import BatchShape, ExampleOrder
+from command_line import UsageError
 from masking import MaskingRule
 from pretraining_data import (
     HeldOutData,
@@ -158,6 +159,18 @@ def test_unigram_frequencies_are_the_training_datas(shards, vocabulary, language
     assert np.exp(log_probabilities[word]) == pytest.approx(expected)
     assert np.exp(log_probabilities).sum() == pytest.approx(1)
     assert np.exp(log_probabilities[vocabulary.cls_id]) == 0
+
+
+@pytest.mark.parametrize("kind", ["damaged", "another vocabulary's", "no counts"])
+def test_token_counts_that_do_not_fit_the_vocabulary_are_named(shards, vocabulary, tmp_path, kind):
+    copied = [shutil.copy(path, tmp_path) for path in shards.paths]
+    counts = np.ones(vocabulary.size + (kind != "no counts"), "<f4" if kind == "no counts" else "<i8")
+    path = tmp_path / "token_counts.npy"
+    np.save(path, counts)
+    if kind == "damaged":
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UsageError, match=rf"{path} holds no counts of {vocabulary.size} tokens"):
+        unigram_log_probabilities(Shards(copied, flag="pretrain_tfrecords"), vocabulary, 32)
 
 
 def test_unigram_entropy_is_the_loss_of_knowing_frequencies_alone():
