@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from command_line import RunFailure, Terminated
+from command_line import RunFailure, Terminated, UsageError
 
 # Far longer than a pool needs to notice that its workers are gone.
 _REMINDER_SECONDS = 2
@@ -24,7 +24,8 @@ class WorkerDied(RunFailure):
 def worker_pool(
     count: int, initializer: Callable | None = None, initargs: tuple = ()
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of `count` processes; an error cancels what has not started, an interrupt what runs, too.
+    """A pool of `count` processes; an error cancels what has not started, an interrupt or a mistake of the
+    user's what runs, too.
 
     Args:
         initializer: called in each worker with `initargs` before its first task.
@@ -51,7 +52,7 @@ def worker_pool(
         except BrokenProcessPool:
             _close_unread_pipe(pool)
             broken = True
-        except (KeyboardInterrupt, Terminated):
+        except (KeyboardInterrupt, Terminated, UsageError):
             _end_workers()
             _close_unread_pipe(pool)
             raise

@@ -12,6 +12,7 @@ import time
 import pytest
 from training_runs import ROOT
 
+from command_line import UsageError
 from worker_processes import worker_pool
 
 PROGRAM = """
@@ -105,6 +106,18 @@ def test_an_interrupt_is_not_held_back_for_long_by_work_of_the_parents_own():
         while time.monotonic() - started < 30:
             pass
     assert time.monotonic() - started < 20
+
+
+def mistake() -> None:
+    raise UsageError("--flag value: no such thing")
+
+
+def test_a_mistake_of_the_users_is_told_without_waiting_for_what_runs():
+    begin = time.monotonic()
+    with pytest.raises(UsageError, match="--flag value"), worker_pool(2) as pool:
+        pool.submit(time.sleep, 600)
+        pool.submit(mistake).result()
+    assert time.monotonic() - begin < 300
 
 
 def test_an_interrupt_ends_workers_that_are_still_starting_when_the_work_is_done():
