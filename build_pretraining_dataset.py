@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def main() -> int:
                 # So that the folder may be used again when there is text.
                 files.remove_folder(work)
                 raise UsageError(f"--corpus_dir {config.corpus_dir}: an empty corpus, no text to learn from")
-            for part in PARTS if config.held_out_fraction else ("train",):
+            for part in _parts(ledger):
                 _assemble(pool, part, blocks, work, output, ledger, vocabulary)
             files.remove_folder(work)
     return 0
@@ -88,8 +88,12 @@ def _make_folder(output_dir: str) -> Path:
 def _inspect(
     pool: ProcessPoolExecutor, sources: list[Source], config: DatasetConfig
 ) -> list[SourceInspection]:
-    inspected = pool.map(corpus.inspect_source, sources, itertools.repeat(config.text_column))
-    return list(tqdm(inspected, total=len(sources), desc="checking sources", unit="file", disable=None))
+    inspected = [pool.submit(corpus.inspect_source, source, config.text_column) for source in sources]
+    # As they are done, so that a mistake in a small file need not wait for a large one before it.
+    done = concurrent.futures.as_completed(inspected)
+    for future in tqdm(done, total=len(sources), desc="checking sources", unit="file", disable=None):
+        future.result()
+    return [future.result() for future in inspected]
 
 
 def _usable_sources(
@@ -138,15 +142,32 @@ def _is_complete(output: Path, ledger: dict) -> bool:
     _check_same(output, manifest, ledger)
     if (output / WORK_FOLDER).exists():
         return False
-    for shard in manifest["shards"]:
-        path = output / shard["name"]
-        if not path.exists() or path.stat().st_size != shard["bytes"]:
-            raise UsageError(f"--output_dir {output}: {path.name} is gone or changed; give a new folder")
+    for part in _parts(ledger):
+        _check_shards(output, PARTS[part], ledger)
     # A run that was killed while it cleaned up left something. The folder may be read-only, or in use by now.
     if any(output.glob(".*")):
         with contextlib.suppress(OSError), files.lock_folder(output):
             files.remove_leftovers(output)
     return True
+
+
+def _parts(ledger: dict) -> Sequence[str]:
+    return tuple(PARTS) if ledger["settings"]["held_out_fraction"] else ("train",)
+
+
+def _check_shards(output: Path, part_folder: str, ledger: dict) -> None:
+    """Stop where a part of a finished folder is not as it was written."""
+    folder = output / part_folder
+    manifest = tfrecords.read_manifest(folder)
+    if manifest is None:
+        gone = [folder / tfrecords.MANIFEST_NAME]
+    else:
+        _check_same(folder, manifest, ledger)
+        sizes = {folder / shard["name"]: shard["bytes"] for shard in manifest["shards"]}
+        gone = [path for path, size in sizes.items() if not path.exists() or path.stat().st_size != size]
+    if gone:
+        name = gone[0].relative_to(output)
+        raise UsageError(f"--output_dir {output}: {name} is gone or changed; give a new folder")
 
 
 def _check_output_folder(output: Path, ledger: dict) -> None:

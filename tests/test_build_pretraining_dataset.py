@@ -574,14 +574,39 @@ def test_stopped_run_is_not_mixed_with_other_settings(text_folder, vocab_file, t
     assert "seed was 1314, is now 1" in line
 
 
-def test_lost_or_cut_shard_of_a_finished_folder_is_reported(
-    text_folder, vocab_file, built, tmp_path, usage_error
+@pytest.mark.parametrize(
+    "name",
+    ["pretrain_data.tfrecord-3-of-5", "held_out/pretrain_data.tfrecord-3-of-5", "held_out/manifest.json"],
+)
+def test_what_is_lost_or_cut_in_a_finished_folder_is_reported(
+    name, text_folder, vocab_file, built, tmp_path, usage_error
 ):
     shutil.copytree(built, tmp_path / "shards")
-    path = tmp_path / "shards" / "pretrain_data.tfrecord-3-of-5"
-    path.write_bytes(path.read_bytes()[:-1])
+    path = tmp_path / "shards" / name
+    if name.endswith(".json"):
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
     line = usage_error(PROGRAM, *arguments(text_folder, vocab_file, tmp_path / "shards"))
-    assert line.endswith(f"{path.name} is gone or changed; give a new folder")
+    assert line.endswith(f" {name} is gone or changed; give a new folder")
+
+
+def test_a_mistake_in_a_file_is_told_while_one_before_it_is_still_read(monkeypatch):
+    release, finished = threading.Event(), []
+
+    def inspect(source: Source, text_column: str) -> None:
+        if source.name == "mistake":
+            raise UsageError("no JSON")
+        release.wait(60)
+        finished.append(source.name)
+
+    monkeypatch.setattr(program.corpus, "inspect_source", inspect)
+    with ThreadPoolExecutor(2) as pool:
+        with pytest.raises(UsageError, match="no JSON"):
+            sources = [Source("", "large"), Source("", "mistake")]
+            program._inspect(pool, sources, DatasetConfig("text", "vocab.txt", "shards"))
+        assert not finished
+        release.set()
 
 
 def rewritten(path: Path) -> None:
@@ -702,6 +727,18 @@ def test_pretraining_notices_a_shard_cut_between_two_records(built, tmp_path, us
     words = ["--model_name", "cut", "--results_dir", tmp_path, "--max_seq_length", 64]
     line = usage_error("run_pretraining.py", *words, "--pretrain_tfrecords", tmp_path / "shards")
     assert str(path) in line and "manifest.json" in line
+
+
+@pytest.mark.parametrize("content", ["{", '{"settings": {}}'])
+def test_a_file_that_is_no_manifest_is_one_line(
+    content, text_folder, vocab_file, built, tmp_path, usage_error
+):
+    shutil.copytree(built, tmp_path / "shards")
+    (tmp_path / "shards/manifest.json").write_text(content)
+    lines = [usage_error(PROGRAM, *arguments(text_folder, vocab_file, tmp_path / "shards"))]
+    words = ["--model_name", "x", "--results_dir", tmp_path, "--pretrain_tfrecords", tmp_path / "shards"]
+    lines.append(usage_error("run_pretraining.py", *words))
+    assert all(f"{tmp_path / 'shards/manifest.json'}: not a manifest (" in line for line in lines)
 
 
 # --------------------------------------------------------------------------------------------------- memory
