@@ -150,7 +150,9 @@ def _lines(
 ) -> Iterator[str]:
     """The lines of the documents that --held_out_fraction takes, or of all others."""
     for source in tqdm(sources, desc=purpose, unit="file", disable=None):
-        for block in corpus.read_blocks(source.path, True, config.text_column, source.left_out):
+        for block in corpus.read_blocks(
+            source.path, config.blanks_separate_docs, config.text_column, source.left_out
+        ):
             for document in block:
                 if _is_held_out(document, config) == held_out:
                     yield from document

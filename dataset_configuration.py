@@ -12,6 +12,7 @@ _COLUMN_HELP = (
     "column of the text in .jsonl, .parquet and .arrow; a record is a document, and each of its lines is "
     "split into sentences"
 )
+_BLANKS_HELP = "a blank line ends a document; False makes each text file one document"
 
 
 @dataclass
@@ -29,9 +30,7 @@ class DatasetConfig:
     )
     num_processes: int = option(1, "worker processes; the output does not depend on it", group="work")
     seed: int = option(1314, "seed of the segment lengths and of the held-out choice", group="work")
-    blanks_separate_docs: bool = option(
-        True, "a blank line ends a document; False makes each text file one document", group="corpus"
-    )
+    blanks_separate_docs: bool = option(True, _BLANKS_HELP, group="corpus")
     do_lower_case: bool | None = option(
         None,
         "lower-case the text; default the record beside the vocabulary, else True",
@@ -62,6 +61,7 @@ class VocabularyConfig:
 
     corpus_dir: str = option(MISSING, _CORPUS_HELP, group="vocabulary")
     text_column: str = option("text", _COLUMN_HELP, group="vocabulary")
+    blanks_separate_docs: bool = option(True, _BLANKS_HELP, group="vocabulary")
     output: str = option(
         "vocab.txt", "vocabulary to write; its options are recorded beside it", group="vocabulary"
     )
@@ -86,7 +86,8 @@ class VocabularyConfig:
     )
     seed: int = option(
         1314,
-        "seed of --held_out_fraction; by it build_pretraining_dataset.py holds out the same of text files",
+        "seed of --held_out_fraction; by it, and the same --blanks_separate_docs, "
+        "build_pretraining_dataset.py holds out the same of text files",
         group="report",
     )
     strict: bool = option(

@@ -226,14 +226,20 @@ def signs(tmp_path_factory) -> Path:
     documents = [" ".join([chr(0x4E00 + number)] * 3) for number in range(200)]
     for part in range(2):
         (folder / "text" / f"{part}.txt").write_text("\n\n".join(documents[part::2]) + "\n")
+    (folder / "files").mkdir()
+    for number in range(0, 200, 2):
+        (folder / "files" / f"{number}.txt").write_text("\n\n".join(documents[number : number + 2]) + "\n")
     characters = [chr(0x4E00 + number) for number in range(200)]
     (folder / "all.txt").write_text("\n".join([*SPECIAL_PIECES, *characters]) + "\n")
     return folder
 
 
-def test_held_out_documents_are_not_learnt_and_are_those_of_the_shards(signs, tmp_path, run_program):
+@pytest.mark.parametrize("blanks", [True, False])
+def test_held_out_documents_are_not_learnt_and_are_those_of_the_shards(blanks, signs, tmp_path, run_program):
     output, shards = tmp_path / "vocab.txt", tmp_path / "shards"
-    flags = ["--corpus-dir", signs / "text", "--held-out-fraction", 0.2, "--seed", 5]
+    text = signs / "text" if blanks else signs / "files"
+    flags = ["--corpus-dir", text, "--held-out-fraction", 0.2, "--seed", 5]
+    flags += ["--blanks-separate-docs", blanks]
     result = run_program(PROGRAM, *flags, "--output", output, "--compare-vocab", signs / "all.txt")
     assert result.returncode == 0, result.stderr
     learnt = {piece for piece in output.read_text().splitlines()[5:] if len(piece) == 1}
