@@ -76,7 +76,12 @@ fi
 if [[ ! -f $vocabulary && -n ${VOCAB_SIZE:-} ]]; then
   printf '\n== vocabulary of %s pieces (%d s)\n' "$VOCAB_SIZE" "$SECONDS"
   corpus=$formatted/$dataset
-  [[ $dataset != books_wiki_en_corpus ]] || corpus=$formatted
+  if [[ $dataset == books_wiki_en_corpus ]]; then
+    # Of these two alone: other datasets may lie beside them.
+    corpus=$(mktemp -d)
+    trap 'rm -rf "$corpus"' EXIT
+    ln -s "$(realpath -- "$formatted")"/{bookscorpus,wikicorpus_en} "$corpus"
+  fi
   read -ra vocabulary_flags <<< "${VOCAB_FLAGS:-}"
   run_to_end "$python" build_vocabulary.py --corpus_dir "$corpus" --vocab_size "$VOCAB_SIZE" --output "$vocabulary" \
     "${vocabulary_flags[@]}"

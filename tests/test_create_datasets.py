@@ -216,6 +216,22 @@ def test_without_a_vocabulary_it_is_said_how_to_have_one(tmp_path):
     assert "VOCAB_FILE none.txt: no such file" in output
 
 
+def test_a_vocabulary_of_books_and_wikipedia_is_made_of_these_two_alone(tmp_path):
+    """By a stand-in for Python that does nothing, and lists the text of a vocabulary."""
+    python = tmp_path / "python"
+    listing = 'echo "text of the vocabulary: $(cat "$3"/*/*)"'
+    python.write_text(f"#!/bin/bash\n[[ $1 != build_vocabulary.py ]] || {{ {listing} && exit 1; }}\n")
+    python.chmod(0o755)
+    for dataset in ("bookscorpus", "openwebtext", "text", "wikicorpus_en"):
+        folder = tmp_path / "working/formatted_one_article_per_line" / dataset
+        folder.mkdir(parents=True)
+        (folder / "a.txt").write_text(dataset)
+    settings = {"PYTHON": python, "VOCAB_SIZE": 99, "TMPDIR": tmp_path}
+    output = run(CREATE, "wiki_books", working=tmp_path / "working", expect=1, **settings)
+    assert "text of the vocabulary: bookscorpuswikicorpus_en\n" in output
+    assert not list(tmp_path.glob("tmp.*"))
+
+
 def test_help_explains(tmp_path):
     output = run(CREATE, "--help", working=tmp_path)
     assert "own my_texts/" in output and "DATA_PREP_WORKING_DIR" in output
