@@ -40,7 +40,8 @@ _TEXTS = (_OWN, "bookscorpus", "openwebtext")
 def main() -> int:
     config = parse(PreparationConfig, description=__doc__)
     default = Path(__file__).resolve().parent
-    working = Path(os.environ.get("DATA_PREP_WORKING_DIR") or default)
+    # Dask's workers were started in a folder of their own.
+    working = Path(os.environ.get("DATA_PREP_WORKING_DIR") or default).absolute()
     if config.action == "download":
         _download(config, working)
         return 0
@@ -133,7 +134,7 @@ def _create_tfrecords(config: PreparationConfig, working: Path, backend: Backend
 
 
 def _paths(list_of_files: str) -> tuple[str, ...]:
-    """The paths of a list with commas; one that has commas itself is told by its being there."""
+    """The absolute paths of a list with commas; one that has commas itself is told by its being there."""
     words = list_of_files.split(",")
     paths = []
     while words:
@@ -144,7 +145,7 @@ def _paths(list_of_files: str) -> tuple[str, ...]:
                 break
         paths.append(path)
         words = words[count:]
-    return tuple(filter(None, paths))
+    return tuple(os.path.abspath(path) for path in paths if path)
 
 
 def _results(config: PreparationConfig, working: Path) -> tuple[str, ...]:

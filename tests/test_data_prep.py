@@ -27,7 +27,7 @@ from training_runs import ROOT
 
 import files
 import tfrecords
-from data import deduplication, documents, sharding, text_formatting, text_sources
+from data import dataPrep, deduplication, documents, sharding, text_formatting, text_sources
 from data.documents import read_documents
 
 DOCUMENTS = 300
@@ -239,6 +239,29 @@ def test_a_changed_evaluation_file_is_refused_by_name(tmp_path):
     evaluation.write_text(document(2))
     output = preparation.run("text_formatting", "text", expect=2, **settings)
     assert "evaluation file questions.txt was " in output.splitlines()[-1]
+
+
+def test_workers_get_absolute_paths(tmp_path, monkeypatch):
+    """Those of a cluster were started in other folders."""
+    write_texts(tmp_path / "texts", 1, 1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_PREP_WORKING_DIR", "working")
+    given = []
+    monkeypatch.setattr(dataPrep, "format_text", lambda *arguments: given.append(arguments))
+    flags = ["--action=text_formatting", "--dataset=text", "--input_files=texts, other"]
+    monkeypatch.setattr(sys, "argv", ["dataPrep.py", *flags, "--decontaminate_against=dev.json"])
+    dataPrep.main()
+    ((inputs, formatting, folder, *_),) = given
+    assert inputs == (str(tmp_path / "texts"), str(tmp_path / "other"))
+    assert formatting.decontaminate_against == (str(tmp_path / "dev.json"),)
+    assert folder == tmp_path / "working/formatted_one_article_per_line/text"
+
+
+def test_formatting_says_which_cleaners_wait_for_sharding(tmp_path):
+    write_texts(tmp_path / "texts", 1, 3)
+    preparation = Preparation(tmp_path / "working")
+    output = preparation.run("text_formatting", "text", input_files=tmp_path / "texts", clean="duplicates")
+    assert "--clean duplicates: duplicates wait for --action sharding with the same flag" in output
 
 
 @pytest.mark.slow
