@@ -40,7 +40,8 @@ class PreparationConfig:
     )
     clean: str = option(
         "none",
-        "what to clean: none, as in NVIDIA's recipe; standard, all of it; or names with commas",
+        "what to clean: none, as in NVIDIA's recipe; standard, all of it; or names with commas; for "
+        "text_formatting and again for sharding, which is where duplicates and near_duplicates are dropped",
         group="cleaning",
     )
     language: str = option("en", "language that the cleaner `language` keeps", group="cleaning")

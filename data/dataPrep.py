@@ -84,6 +84,12 @@ def _format(config: PreparationConfig, working: Path, backend: Backend) -> None:
             if not Path(inputs[0]).is_dir():
                 raise UsageError(f"{inputs[0]}: no such folder; run --action download, or give --input_files")
         against = _paths(config.decontaminate_against or "")
+        clean = cleaning.parse_switches(config.clean, bool(against))
+        if waiting := sorted(clean & _GLOBAL):
+            names = " and ".join(waiting)
+            print(
+                f"--clean {config.clean}: {names} wait for --action sharding with the same flag", flush=True
+            )
         by_file = dataset in ("bookscorpus", "openwebtext") or not config.blanks_separate_docs
         formatting = Formatting(
             dataset=dataset,
@@ -92,7 +98,7 @@ def _format(config: PreparationConfig, working: Path, backend: Backend) -> None:
             text_column=config.text_column,
             documents=text_sources.BY_FILE if by_file else text_sources.BY_BLANK_LINE,
             strict=config.strict,
-            clean=cleaning.parse_switches(config.clean, bool(against)) - _GLOBAL,
+            clean=clean - _GLOBAL,
             language=config.language,
             decontaminate_against=against,
             leave_out=_results(config, working),
