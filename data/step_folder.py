@@ -150,29 +150,33 @@ def judge(folder: Path, manifest: dict, tolerate: int) -> None:
 def identify(sources: Sequence[SourceFile], folder: Path, backend: Backend) -> list[dict]:
     """Name, bytes and SHA-256 of each source; hashed again only if its size or time is another than before.
 
+    One that cannot be read has none of these: whoever reads it for its text names it among the faults.
+
     Raises:
-        UsageError: a source cannot be read.
         WorkerDied: a process that hashes.
     """
     path = folder / _SOURCES_NAME
-    known = {}
+    before = {}
     with contextlib.suppress(FileNotFoundError):
-        known = files.read_json(path)
-    stamps = {source.name: _stamp(source) for source in sources}
-    fresh = [source for source in sources if known.get(source.name, {}).get("stamp") != stamps[source.name]]
+        before = files.read_json(path)
+    stamps = {source.name: stamp for source in sources if (stamp := _stamp(source))}
+    known = {
+        name: before[name] for name, stamp in stamps.items() if before.get(name, {}).get("stamp") == stamp
+    }
+    fresh = [source for source in sources if source.name in stamps and source.name not in known]
     if fresh:
         with backend.open(folder) as pool:
-            hashes = pool.map(files.sha256_of_file, [source.path for source in fresh])
+            hashes = pool.map(_checksum, [source.path for source in fresh])
             hashes = tqdm(hashes, total=len(fresh), desc="checksums", unit="file", disable=None)
-            try:
-                for source, sha256 in zip(fresh, hashes, strict=True):
+            for source, sha256 in zip(fresh, hashes, strict=True):
+                if sha256:
                     known[source.name] = {"stamp": stamps[source.name], "sha256": sha256}
-            except OSError as error:
-                raise UsageError(f"{error.filename}: {error.strerror}") from None
+    if known != before:
         files.write_json(path, known)
     return [
         {"name": source.name, "bytes": stamps[source.name][0], "sha256": known[source.name]["sha256"]}
         for source in sources
+        if source.name in known
     ]
 
 
@@ -184,13 +188,21 @@ def require_unchanged(sources: Sequence[SourceFile], folder: Path) -> None:
     """
     known = files.read_json(folder / _SOURCES_NAME)
     for source in sources:
-        if _stamp(source) != known[source.name]["stamp"]:
+        if source.name in known and _stamp(source) != known[source.name]["stamp"]:
             raise UsageError(f"{source.path}: has changed while it was read; delete {folder} and begin again")
 
 
-def _stamp(source: SourceFile) -> list[int]:
+def _checksum(path: str) -> str | None:
+    """In a worker: the SHA-256 of a file; None where it cannot be read."""
+    try:
+        return files.sha256_of_file(path)
+    except OSError:
+        return None
+
+
+def _stamp(source: SourceFile) -> list[int] | None:
     try:
         status = os.stat(source.path)
-    except OSError as error:
-        raise UsageError(f"{source.path}: {error.strerror}") from None
+    except OSError:
+        return None
     return [status.st_size, status.st_mtime_ns]

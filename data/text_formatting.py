@@ -203,6 +203,7 @@ def _estimate(paths: Sequence[str]) -> int:
         sum(
             os.path.getsize(path) * (_EXPANSION_PLAIN if path.endswith(plain) else _EXPANSION_COMPRESSED)
             for path in paths
+            if os.path.exists(path)
         )
     )
 

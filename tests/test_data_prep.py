@@ -373,6 +373,24 @@ def test_a_json_line_without_the_column_is_named_by_file_and_line(tmp_path):
     assert "a.jsonl: line 2: no 'text' among 'body'" in output.splitlines()[-1]
 
 
+def test_a_file_that_cannot_be_read_is_a_named_fault_and_the_others_are_read(tmp_path):
+    texts = write_texts(tmp_path / "texts", 2, 10)
+    (tmp_path / "texts/gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    (tmp_path / "texts/self.txt").symlink_to("self.txt")
+    preparation = Preparation(tmp_path / "working")
+    output = preparation.run("text_formatting", "text", expect=1, input_files=tmp_path / "texts")
+    assert "texts/gone.txt: unreadable (No such file or directory)" in output
+    assert "texts/self.txt: unreadable (Too many levels of symbolic links)" in output
+    manifest = files.read_json(preparation.formatted("text") / "manifest.json")
+    found = [
+        d for part in manifest["parts"] for d in read_documents(preparation.formatted("text") / part["name"])
+    ]
+    assert [document.text for document in found] == texts
+    assert [source["name"] for source in manifest["sources"]] == ["text_000.txt", "text_001.txt"]
+    again = preparation.run("text_formatting", "text", input_files=tmp_path / "texts", tolerate=2)
+    assert "complete already" in again
+
+
 def test_latin_1_files_are_counted_and_skipped_by_name(tmp_path):
     write_texts(tmp_path / "texts", 1, 3)
     (tmp_path / "texts/latin.txt").write_bytes("Caf\xe9 au lait.\n".encode("latin-1"))
