@@ -171,17 +171,22 @@ def load_given(path: str) -> Checkpoint:
         raise UsageError(f"--restore_checkpoint {error}") from None
 
 
-def other_layout_batch(checkpoint: Checkpoint, workers: int, given: int) -> int:
-    """The global batch that a run of another number of workers than the checkpoint's must keep; 0 if none.
+def kept_batch(checkpoint: Checkpoint, workers: int, given: int, of_flags: int) -> int:
+    """The global batch of a checkpoint that a run must keep, whatever its flags make of it; 0 if none.
+
+    That is where the number of workers is another one, and where it has been since an earlier restart with
+    the same flags.
 
     Args:
         workers: their number now.
         given: --global_batch_size, which the user has chosen if it is not 0.
+        of_flags: the global batch by the flags of a micro-batch and of accumulation.
     """
     layout = checkpoint.state["workers"]
-    if given or layout["workers"] == workers:
+    if given or (layout["workers"] == workers and layout.get("of_flags") != of_flags):
         return 0
-    return layout["sequences"] * layout["accumulation_steps"] * layout["workers"]
+    kept = layout["sequences"] * layout["accumulation_steps"] * layout["workers"]
+    return 0 if kept == of_flags else kept
 
 
 def check_meaning(

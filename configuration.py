@@ -466,6 +466,11 @@ def accumulation_steps(
     return derived
 
 
+def global_batch_of_flags(config, workers: int) -> int:
+    """Sequences in an update by --train_batch_size and --gradient_accumulation_steps."""
+    return config.train_batch_size * config.gradient_accumulation_steps * workers
+
+
 def keep_global_batch_size(config, size: int) -> None:
     """Derive accumulation from a global batch, whatever the flags say of it; 0 changes nothing."""
     if size:

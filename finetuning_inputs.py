@@ -14,7 +14,7 @@ from architecture import MODEL_SIZES, ElectraConfig
 from batching import BatchShape
 from checkpointing import Checkpoint
 from command_line import UsageError
-from configuration import keep_global_batch_size
+from configuration import global_batch_of_flags, keep_global_batch_size
 from finetuning_configuration import FineTuningConfig
 from pretrained_models import PretrainedModel, load_pretrained
 from tokenization import load_vocabulary
@@ -107,10 +107,12 @@ class Start:
     Attributes:
         step: updates done already.
         checkpoint: to restore, on worker 0 alone; None for the pre-trained weights.
+        batch_of_flags: the global batch that the flags would make with this number of workers.
     """
 
     step: int = 0
     checkpoint: Checkpoint | None = None
+    batch_of_flags: int = 0
 
 
 def find_start(
@@ -132,7 +134,7 @@ def find_start(
     Raises:
         UsageError: none at that path, other settings than the checkpoint's.
     """
-    checkpoint = None
+    checkpoint, of_flags = None, global_batch_of_flags(config, workers.size)
 
     def find() -> list:
         nonlocal checkpoint
@@ -141,14 +143,14 @@ def find_start(
             return [0, 0]
         if not config.do_train:
             return [checkpoint.step, 0]
-        kept = checkpointing.other_layout_batch(checkpoint, workers.size, config.global_batch_size)
+        kept = checkpointing.kept_batch(checkpoint, workers.size, config.global_batch_size, of_flags)
         keep_global_batch_size(config, kept)
         checkpointing.check_meaning(checkpoint, dict(meaning()), allow_change=config.allow_config_change)
         return [checkpoint.step, kept]
 
     step, kept = workers.share(find)
     keep_global_batch_size(config, kept)
-    return Start(step, checkpoint)
+    return Start(step, checkpoint, of_flags)
 
 
 def _find_checkpoint(config: FineTuningConfig, knows_task: bool) -> Checkpoint | None:

@@ -95,7 +95,7 @@ class FineTuningRun(TrainingRun):
 
     def start(self, start: Start) -> None:
         """Give the weights their first values: from a training checkpoint, or from the pre-trained ones."""
-        self.done = start.step
+        self.done, self._batch_of_flags = start.step, start.batch_of_flags
         if start.checkpoint is not None and self._config.do_train:
             self._resume(start.checkpoint)
         elif start.checkpoint is not None:
@@ -217,7 +217,7 @@ class FineTuningRun(TrainingRun):
     def _checkpoint_state(self) -> dict:
         return {
             "meaning": self._meaning(),
-            "workers": dataclasses.asdict(self._shape),
+            "workers": dataclasses.asdict(self._shape) | {"of_flags": self._batch_of_flags},
             "discriminator": dataclasses.asdict(self._source.config),
         }
 

@@ -62,8 +62,8 @@ def test_workers_exchange_what_each_of_them_knows(tmp_path):
     assert first["sums"] == {"n": [3, "int32"], "x": [[1.0, 1.0], "float32"]}
     assert first["alike"] == first["replicas"] == "went on"
     exact, short = first["gradients"]["False"], first["gradients"]["True"]
-    assert exact == pytest.approx([3 / 7, 3 / 7, 3.0], rel=1e-7)
-    assert short == pytest.approx([3 / 7, 3 / 7, 3.0], rel=1e-3) and short[0] != exact[0]
+    assert exact == pytest.approx([3 / 7, 3 / 7, 3.0, 3e5], rel=1e-7)
+    assert short == pytest.approx([3 / 7, 3 / 7, 3.0, 3e5], rel=1e-3) and short[0] != exact[0]
 
 
 # Sequences of a micro-batch and micro-batches, for 1, 2 and 4 workers: always 8 sequences an update.
@@ -128,7 +128,7 @@ def test_metrics_are_sums_over_all_workers(trained, runs: Runs, optimizer, count
 
 @pytest.mark.slow
 def test_another_number_of_workers_goes_on_with_the_same_sequences(workers: WorkerRuns, trained, runs: Runs):
-    """Four micro-batches of one worker, stopped after 10 updates, go on as two of two workers."""
+    """Four micro-batches of one worker, stopped after 10 updates, go on as two of two, stopped again."""
     settings = {
         "train_batch_size": 2,
         "gradient_accumulation_steps": 4,
@@ -136,8 +136,9 @@ def test_another_number_of_workers_goes_on_with_the_same_sequences(workers: Work
         **NO_DROPOUT,
     }
     runs.run("relaid", "--deterministic", steps_this_run=10, **settings)
-    job = workers.run("relaid", 2, "--deterministic", "--restore_checkpoint", **settings)
-    assert "2 per worker x 2 accumulated x 2 workers = 8 sequences" in job.text
+    for further in ({"steps_this_run": 5}, {}):
+        job = workers.run("relaid", 2, "--deterministic", "--restore_checkpoint", **settings, **further)
+        assert "2 per worker x 2 accumulated x 2 workers = 8 sequences" in job.text
     expected, found = (runs.weights(name, "ckpt-20") for name in (trained["adam", 1], "relaid"))
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5, err_msg=name)
