@@ -177,7 +177,8 @@ class AdamW(Optimizer):
     def _update(self, name, gradient, *, learning_rate, step_size, epsilon, beta_1, beta_2, zero):
         variable, multiplier = self._variables[name], self._multiplier(name)
         if self._decay_rate(name):
-            variable.assign(variable * (1 - learning_rate * (multiplier * self._decay_rate(name))))
+            # Not times 1 - a share: float32 has nothing between 1 and 1 - 6e-8.
+            variable.assign_sub(variable * (learning_rate * (multiplier * self._decay_rate(name))))
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._m[name].handle,

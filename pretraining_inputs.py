@@ -14,7 +14,7 @@ import tfrecords
 from batching import BatchShape
 from checkpointing import Checkpoint
 from command_line import UsageError
-from configuration import PretrainingConfig, keep_global_batch_size
+from configuration import PretrainingConfig, global_batch_of_flags, keep_global_batch_size
 from tfrecords import Shards
 from tokenization import Vocabulary, load_vocabulary
 from workers import Workers
@@ -64,12 +64,14 @@ class Start:
         new_phase: the checkpoint is phase 1's, and gives a second phase its weights alone.
         skipped_updates: the ranges whose data is left out, those of earlier restarts first.
         checkpoint: to restore, on worker 0 alone; None for initial or random weights.
+        batch_of_flags: the global batch that the flags would make with this number of workers.
     """
 
     step: int = 0
     new_phase: bool = False
     skipped_updates: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     checkpoint: Checkpoint | None = None
+    batch_of_flags: int = 0
 
 
 def open_inputs(config: PretrainingConfig, workers: Workers) -> Inputs:
@@ -111,7 +113,7 @@ def find_start(config: PretrainingConfig, inputs: Inputs, workers: Workers) -> S
     Raises:
         UsageError: nothing to restore, a run that is there already, other settings than the checkpoint's.
     """
-    checkpoint = None
+    checkpoint, of_flags = None, global_batch_of_flags(config, workers.size)
 
     def find() -> list:
         nonlocal checkpoint
@@ -120,8 +122,10 @@ def find_start(config: PretrainingConfig, inputs: Inputs, workers: Workers) -> S
             return [0, False, config.skipped_ranges(), 0]
         new_phase = checkpoint.state["phase"] != config.phase
         kept = 0
-        if not new_phase:
-            kept = checkpointing.other_layout_batch(checkpoint, workers.size, config.global_batch_size)
+        if new_phase:
+            _tell_unfinished(checkpoint)
+        else:
+            kept = checkpointing.kept_batch(checkpoint, workers.size, config.global_batch_size, of_flags)
             keep_global_batch_size(config, kept)
         now = meaning(config, inputs, workers, weights_only=new_phase)
         checkpointing.check_meaning(
@@ -132,7 +136,7 @@ def find_start(config: PretrainingConfig, inputs: Inputs, workers: Workers) -> S
 
     step, new_phase, skipped, kept = workers.share(find)
     keep_global_batch_size(config, kept)
-    return Start(step, new_phase, [tuple(pair) for pair in skipped], checkpoint)
+    return Start(step, new_phase, [tuple(pair) for pair in skipped], checkpoint, of_flags)
 
 
 def meaning(
@@ -222,6 +226,13 @@ def _find_checkpoint(config: PretrainingConfig) -> Checkpoint | None:
             "give --restore_checkpoint to go on with it, or another name"
         )
     return None
+
+
+def _tell_unfinished(first: Checkpoint) -> None:
+    """Say so where phase 1 has not come to its end."""
+    planned = first.state["config"]["num_train_steps"]
+    if first.step < planned:
+        print(f"warning: phase 2 starts from {first.path}, {first.step:,} of {planned:,} updates of phase 1")
 
 
 def _load_from_path(config: PretrainingConfig) -> Checkpoint:

@@ -113,6 +113,7 @@ class PretrainingRun(TrainingRun):
     def start(self, start: Start) -> None:
         """Give the weights their first values: from a checkpoint, from initial weights, or random ones."""
         self._skipped, self.done = start.skipped_updates, start.step
+        self._batch_of_flags = start.batch_of_flags
         if self._workers.is_main:
             self._set_first_values(start)
         self._start_alike()
@@ -183,19 +184,12 @@ class PretrainingRun(TrainingRun):
             last_update=last,
             stop_after=stop_after,
             evaluate_every=config.eval_every_steps if self._held_out is not None else 0,
+            evaluates_last=self._held_out is not None,
             title=f"phase {config.phase}",
         )
-        complete = self.done == last
-        if complete and self._held_out is not None and not self._evaluated_at(self.done):
-            with self.failure_logged():
-                self.evaluate(self.done)
         self._log_end(meter, stop)
         self.close()
         return stop.exit_code
-
-    def _evaluated_at(self, step: int) -> bool:
-        every = self._config.eval_every_steps
-        return bool(every) and step % every == 0
 
     def _metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return metrics(sums, self._config)
@@ -234,7 +228,7 @@ class PretrainingRun(TrainingRun):
             "discriminator": dataclasses.asdict(self._model.discriminator_config),
             "generator": dataclasses.asdict(self._model.generator_config),
             "skip_updates": self._skipped,
-            "workers": dataclasses.asdict(self._shape),
+            "workers": dataclasses.asdict(self._shape) | {"of_flags": self._batch_of_flags},
         }
 
     def _print_arithmetic(self) -> None:

@@ -45,6 +45,9 @@ class LossScale:
     Args:
         shares: micro-batches that an update's loss is divided among, on all workers. The gradient of one is
             that much smaller than the update's, and the first scale that much higher.
+
+    Attributes:
+        shares: the power of two next below them, which changes no digit.
     """
 
     INITIAL = 2.0**15
@@ -52,8 +55,8 @@ class LossScale:
 
     def __init__(self, enabled: bool, shares: int = 1):
         self.enabled = enabled
-        # By a power of two, which changes no digit.
-        self.value = self.INITIAL * 2.0 ** (shares.bit_length() - 1) if enabled else 1.0
+        self.shares = 2.0 ** (shares.bit_length() - 1)
+        self.value = self.INITIAL * self.shares if enabled else 1.0
         self.updates_without_overflow = 0
 
     def update(self, applied: bool) -> None:
@@ -69,6 +72,7 @@ class LossScale:
         return {
             "enabled": self.enabled,
             "value": self.value,
+            "shares": self.shares,
             "updates_without_overflow": self.updates_without_overflow,
         }
 
@@ -76,7 +80,7 @@ class LossScale:
         """Go on with a checkpoint's scale; with the first one where the checkpoint's run had none."""
         # Checkpoints from before `enabled` was in them have 1 there.
         if self.enabled and state.get("enabled", state["value"] != 1.0):
-            self.value = state["value"]
+            self.value = state["value"] * self.shares / state.get("shares", self.shares)
             self.updates_without_overflow = state["updates_without_overflow"]
 
 
@@ -118,9 +122,7 @@ class Engine:
         self._optimizer = optimizer
         self._seed, self._workers, self._float16_exchange = seed, workers, float16_exchange
         travels_as_float16 = float16_exchange and workers.size > 1
-        # What travels is the sum over all micro-batches, which a scale for one of them would make too large.
-        shares = 1 if travels_as_float16 else accumulation_steps * workers.size
-        self.loss_scale = LossScale(loss_scaling or travels_as_float16, shares)
+        self.loss_scale = LossScale(loss_scaling or travels_as_float16, accumulation_steps * workers.size)
         self._first_seconds: float | None = None
         self.trace_seconds: float | None = None
         self._accumulators: dict[str, tf.Variable] = {}
@@ -236,7 +238,9 @@ class Engine:
         return self._exchange_and_apply(gradients, scale, loss, learning_rate)
 
     def _exchange_and_apply(self, gradients, scale, loss, learning_rate):
-        gradients = self._workers.sum_gradients(gradients, self._float16_exchange)
+        # What travels is the sum over all micro-batches, too large for float16 by a scale for one of them.
+        divisor = self.loss_scale.shares
+        gradients = self._workers.sum_gradients(gradients, self._float16_exchange, divisor)
         loss = self._workers.sum_in_graph(loss)
         with tf.name_scope("optimizer"):
             norm, applied = self._apply(gradients, loss, scale, learning_rate)
@@ -294,7 +298,8 @@ class StopSignal:
 class LoopPlan:
     """When the loop does what. Updates are counted over the whole training; 0 means never.
 
-    The last update is logged and saved whatever its number.
+    The last update is logged and saved whatever its number, and evaluated if `evaluates_last`. Saving comes
+    last, so that a restart makes up for an evaluation that was killed.
     """
 
     first_update: int
@@ -304,6 +309,13 @@ class LoopPlan:
     save_every: int
     evaluate_every: int
     check_every: int = 0
+    evaluates_last: bool = False
+
+    def evaluates(self, done: int) -> bool:
+        """Whether there is an evaluation after so many updates."""
+        if self.evaluates_last and done == self.last_update:
+            return True
+        return bool(self.evaluate_every) and done % self.evaluate_every == 0
 
 
 @dataclass
@@ -391,7 +403,7 @@ def run_loop(
         if done % plan.log_every == 0 or done == plan.stop_after:
             hooks.log(done, _window(progress, result, learning_rate, engine, meter, workers))
             progress = _Progress()
-        if plan.evaluate_every and done % plan.evaluate_every == 0:
+        if plan.evaluates(done):
             with watch.doing("evaluating"):
                 hooks.evaluate(done)
         if plan.check_every and done % plan.check_every == 0:

@@ -175,6 +175,7 @@ class TrainingRun(abc.ABC):
         last_update: int,
         stop_after: int,
         evaluate_every: int,
+        evaluates_last: bool = False,
         title: str,
     ) -> Meter:
         config = self._config
@@ -189,6 +190,7 @@ class TrainingRun(abc.ABC):
             save_every=0 if config.skip_checkpoint else config.save_checkpoints_steps,
             evaluate_every=evaluate_every,
             check_every=config.check_replicas_steps if self._workers.size > 1 else 0,
+            evaluates_last=evaluates_last,
         )
         with tqdm(
             total=last_update, initial=self.done, desc=title, unit="update", disable=self._bar_is_off()
@@ -196,7 +198,7 @@ class TrainingRun(abc.ABC):
             hooks = Hooks(
                 self._log, self._save, self.evaluate, self._show_progress, self._check_replicas, self._flops
             )
-            with self.failure_logged():
+            with self._failure_logged():
                 self.done, meter = run_loop(
                     self._engine, updates, schedule, plan, hooks, stop, self._workers, self._watch
                 )
@@ -206,7 +208,7 @@ class TrainingRun(abc.ABC):
         return meter
 
     @contextlib.contextmanager
-    def failure_logged(self) -> Iterator[None]:
+    def _failure_logged(self) -> Iterator[None]:
         """What ends a run by itself stands in its log, for the verdict on its health."""
         try:
             with memory_named(self._smaller):

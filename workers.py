@@ -149,7 +149,7 @@ class Workers:
             for (name, array), part in zip(arrays.items(), parts, strict=True)
         }
 
-    def sum_gradients(self, gradients: Mapping[str, object], as_float16: bool) -> dict:
+    def sum_gradients(self, gradients: Mapping[str, object], as_float16: bool, divisor: float = 1.0) -> dict:
         """Sums over the workers of dense gradients by name, inside a graph.
 
         They travel in parcels of 32 MB, those that backpropagation makes first ahead, so that sending and
@@ -159,6 +159,7 @@ class Workers:
 
         Args:
             as_float16: send half the bytes.
+            divisor: of what travels as float16, whose sum must be under 65,504.
         """
         if self.size == 1:
             return dict(gradients)
@@ -167,8 +168,11 @@ class Workers:
         for parcel in _parcels(gradients):
             sizes = [int(np.prod(gradients[name].shape)) for name in parcel]
             sent = tf.concat([tf.reshape(gradients[name], [-1]) for name in parcel], axis=0)
-            compression = hvd.Compression.fp16 if as_float16 else hvd.Compression.none
-            totals = tf.split(hvd.allreduce(sent, op=hvd.Sum, compression=compression), sizes)
+            if as_float16:
+                total = hvd.allreduce(sent / divisor, op=hvd.Sum, compression=hvd.Compression.fp16) * divisor
+            else:
+                total = hvd.allreduce(sent, op=hvd.Sum)
+            totals = tf.split(total, sizes)
             for name, total in zip(parcel, totals, strict=True):
                 summed[name] = tf.reshape(total, gradients[name].shape)
         return {name: summed[name] for name in gradients}

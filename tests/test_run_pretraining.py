@@ -14,6 +14,9 @@ import pytest
 from training_runs import MODEL, TRAINING, Runs, one_line_error
 
 import checkpointing
+import pretraining_inputs
+from configuration import PretrainingConfig
+from workers import ALONE
 
 pytestmark = pytest.mark.slow
 
@@ -409,6 +412,18 @@ def test_phase_two_keeps_the_moments_when_asked(runs: Runs, finished):
     np.testing.assert_allclose(kept[name] - fresh[name], 0.878 * first[name], atol=1e-7)
     assert np.abs(first[name]).max() > 1e-4
     assert kept["optimizer iterations"] == fresh["optimizer iterations"] == 1
+
+
+def test_phase_two_from_an_unfinished_phase_one_is_told(runs: Runs, finished, capsys):
+    second = MODEL | TRAINING | {"model_name": "early", "results_dir": str(runs.results), "phase2": True}
+    second |= {"pretrain_tfrecords": str(runs.shards(32))}
+    for name, told in (("ckpt-8", "8 of 12 updates of phase 1"), ("ckpt-12", "")):
+        checkpoint = str(runs.folder(finished) / "checkpoints" / name)
+        config = PretrainingConfig(**second, restore_checkpoint=checkpoint)
+        inputs = pretraining_inputs.open_inputs(config, ALONE)
+        assert pretraining_inputs.find_start(config, inputs, ALONE).new_phase
+        output = capsys.readouterr().out
+        assert told in output and ("warning" in output) == bool(told)
 
 
 def test_phase_two_with_nothing_to_restore_is_an_error(runs: Runs):

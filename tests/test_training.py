@@ -267,12 +267,34 @@ def test_a_run_that_turns_to_float16_begins_with_the_first_loss_scale():
     lowered = LossScale(True)
     lowered.update(applied=False)
     for state in (lowered.state(), {"value": lowered.value, "updates_without_overflow": 0}):
-        scale = LossScale(True, 8)
+        scale = LossScale(True)
         scale.restore(state)
         assert scale.value == LossScale.INITIAL / 2
+    # Divided among eight micro-batches now, and among two before.
+    lowered, scale = LossScale(True, 2), LossScale(True, 8)
+    lowered.update(applied=False)
+    scale.restore(lowered.state())
+    assert scale.value == 4 * LossScale.INITIAL
     plain = LossScale(False)
     plain.restore(lowered.state())
     assert plain.value == 1.0
+
+
+def test_the_last_update_is_evaluated_before_it_is_saved():
+    """What is saved as done has been evaluated, whatever ends the process."""
+    for stop_after, expected in ((2, ["saved 2"]), (3, ["evaluated 3", "saved 3"])):
+        engine, _ = _linear_engine()
+        seen = []
+        hooks = Hooks(
+            lambda *_: None,
+            lambda number, seen=seen: seen.append(f"saved {number}"),
+            lambda number, seen=seen: seen.append(f"evaluated {number}"),
+            lambda *_: None,
+        )
+        plan = LoopPlan(1, 3, stop_after, 1, 9, evaluate_every=0, evaluates_last=True)
+        updates = [_linear_update(number, [1.0, 3.0]) for number in (1, 2, 3)]
+        run_loop(engine, iter(updates), lambda step: 0.1, plan, hooks, _NeverStopped)
+        assert seen == expected
 
 
 def test_a_nan_loss_stops_the_run_with_its_data_and_saves_nothing_after_it():

@@ -65,7 +65,11 @@ def _gradients(workers) -> dict:
         # Sevenths show the type that was sent; 9 million numbers make more than one parcel.
         own = {"a": tf.fill([9_000_000], (workers.rank + 1) / 7), "b": tf.constant([[1.0 + workers.rank]])}
         summed = tf.function(lambda own=own, short=as_float16: workers.sum_gradients(own, short))()
-        found[str(as_float16)] = [float(summed["a"][0]), float(summed["a"][-1]), float(summed["b"][0, 0])]
+        # Float16 ends at 65,504.
+        large = {"c": tf.constant([1e5 * (1 + workers.rank)])}
+        divided = tf.function(lambda own=large, short=as_float16: workers.sum_gradients(own, short, 256.0))()
+        values = summed["a"][0], summed["a"][-1], summed["b"][0, 0], divided["c"][0]
+        found[str(as_float16)] = [float(value) for value in values]
     return found
 
 
