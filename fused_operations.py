@@ -56,12 +56,16 @@ def with_gradient(function: Callable) -> Callable:
     return tf.custom_gradient(scoped)
 
 
-def _computed_after(upstream: tf.Tensor):
-    """The scope of what a gradient computes once more.
+@chain
+def _after(upstream: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
+    """`small` itself, for what a gradient computes once more from it.
 
-    Without it TensorFlow's optimizer of graphs would find that it has been computed before, and keep that.
+    From the very tensor of the forward pass it would be found to have been computed before, and be kept: by
+    TensorFlow's optimizer of graphs, and by XLA, which respects no control dependencies.
     """
-    return tf.control_dependencies([upstream])
+    # Not negative and at most 0, which neither of them sees through.
+    zero = tf.minimum(tf.abs(tf.cast(tf.reshape(upstream, [-1])[0], tf.float32)), 0.0)
+    return small + tf.cast(zero, small.dtype)
 
 
 def dimensions(tensor: tf.Tensor) -> list:
@@ -172,10 +176,9 @@ def gelu_of_sum_times(products: tf.Tensor, bias: tf.Tensor, kernel: tf.Tensor) -
     """
 
     def gradient(upstream):
-        with _computed_after(upstream):
-            values = _gelu(products, bias)
-        of_kernel = tf.matmul(values, upstream, transpose_a=True)
-        of_sum = _gelu_gradient(products, bias, tf.matmul(upstream, kernel, transpose_b=True))
+        again = _after(upstream, bias)
+        of_kernel = tf.matmul(_gelu(products, again), upstream, transpose_a=True)
+        of_sum = _gelu_gradient(products, again, tf.matmul(upstream, kernel, transpose_b=True))
         return of_sum, _column_sums(of_sum), of_kernel
 
     return tf.matmul(_gelu(products, bias), kernel), gradient
@@ -304,11 +307,11 @@ def attention(
         scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32) + tf.cast(bias, tf.float32)
         weights = tf.cast(tf.nn.softmax(scores), query.dtype)
 
-        def dropped():
+        def dropped(seed):
             with tf.name_scope("dropout"):
                 return weights if seed is None else _drop(weights, seed, rate=rate)
 
-        outputs = _merge_heads(tf.matmul(dropped(), value))
+        outputs = _merge_heads(tf.matmul(dropped(seed), value))
         batch, heads, length, size = dimensions(query)
 
         def gradient(upstream):
@@ -316,17 +319,16 @@ def attention(
             shared = tf.transpose(tf.reduce_sum(by_head, axis=3, keepdims=True), [0, 2, 1, 3])
             upstream = tf.transpose(tf.reshape(upstream, [batch, length, heads, size]), [0, 2, 1, 3])
             of_weights = tf.matmul(upstream, value, transpose_b=True)
-            if seed is None:
+            # Dropped again instead of kept: cheaper than a layer's largest tensor held until now.
+            again = None if seed is None else _after(upstream, seed)
+            if again is None:
                 of_scores = _softmax_gradient(weights, of_weights, shared)
             else:
-                of_scores = _dropped_softmax_gradient(weights, of_weights, shared, seed, rate=rate)
-            # Dropped again instead of kept: cheaper than a layer's largest tensor held until now.
-            with _computed_after(upstream):
-                weights_again = dropped()
+                of_scores = _dropped_softmax_gradient(weights, of_weights, shared, again, rate=rate)
             return (
                 tf.matmul(of_scores, key),
                 tf.matmul(of_scores, query, transpose_a=True),
-                tf.matmul(weights_again, upstream, transpose_a=True),
+                tf.matmul(dropped(again), upstream, transpose_a=True),
             )
 
         return outputs, gradient

@@ -1,5 +1,7 @@
 """Chains compute what the formulas say, forward and backward, compiled or not, and dropout is dropout."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -93,6 +95,28 @@ def test_what_a_gradient_computes_again_is_not_kept_from_the_forward_pass():
     used = peak_bytes(lambda: _with_gradients(many_layers, *inputs))
     # The scaled products of each layer, and some tensors of the layers at work.
     assert used < 1.5 * layers * size
+
+
+def test_what_a_gradient_computes_again_is_not_kept_under_xla():
+    """In the code that XLA makes, no product of the backward pass takes what one of the forward pass took."""
+    inputs = _random(256, 128), _random(128, seed=1), _random(128, 4, seed=2)
+
+    def layers(products, bias, kernel):
+        return sum(gelu_of_sum_times(products * scale, bias, kernel) for scale in (1.0, 2.0, 3.0)) ** 2
+
+    compiled = tf.function(lambda *inputs: _with_gradients(layers, *inputs), jit_compile=True)
+    code = compiled.experimental_get_compiler_ir(*inputs)(stage="optimized_hlo")
+    forward, backward = (
+        re.findall(rf"f32\[{rows},4\]\S* dot\(f32\[256,128\]\S* (%[\w.]+),", code) for rows in (256, 128)
+    )
+    assert len(forward) == len(backward) == 3 and not set(forward) & set(backward)
+
+
+def test_what_is_computed_again_is_the_same():
+    for upstream in ([2.0], [-3.0], [0.0], [np.inf], [-np.inf]):
+        for small in (tf.constant([1.5, -2.0]), tf.constant([3, 2**32 - 1], tf.uint32)):
+            again = fused_operations._after(tf.constant([upstream]), small)
+            assert np.array_equal(again, small) and again.dtype == small.dtype
 
 
 @pytest.mark.parametrize("with_dropout", [False, True])
