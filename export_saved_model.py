@@ -13,21 +13,27 @@ import os
 from pathlib import Path
 
 import files
+import weight_conversion
 from answering_inputs import open_answering
 from command_line import UsageError, parse, run_program
 from device import set_up_device
 from squad_configuration import SavedModelConfig
 
-_GRAPH_NAME = "saved_model.pb"
+# All that tf.saved_model.save writes for a model without files of its own.
+_WRITTEN = (
+    "saved_model.pb",
+    "fingerprint.pb",
+    "assets",
+    "variables",
+    "variables/variables.index",
+    "variables/variables.data-?????-of-?????",
+)
 
 
 def main() -> int:
     config = parse(SavedModelConfig, description=__doc__)
     folder = Path(config.output_dir)
-    if folder.is_file() or (
-        folder.is_dir() and not (folder / _GRAPH_NAME).exists() and any(folder.iterdir())
-    ):
-        raise UsageError(f"--output_dir {folder}: is there already and is no SavedModel")
+    weight_conversion.check_replaceable(folder, "output_dir", kind="SavedModel", written=_WRITTEN)
     text_version = _version_of_tensorflow_text()
     inputs = open_answering(config)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -7,6 +7,7 @@ in pretrained_models.py; names and layouts are in electra_weights.py.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -126,11 +127,15 @@ def write_folder(
         files.remove_folder(temporary)
 
 
-def check_replaceable(folder: str | Path, flag: str) -> None:
+def check_replaceable(
+    folder: str | Path, flag: str, *, kind: str = "exported model", written: Sequence[str] = _WRITTEN
+) -> None:
     """See that nothing is lost with a folder that an export is to replace.
 
     Args:
         flag: names the folder in the message, without dashes.
+        kind: what the export is, for the message.
+        written: patterns of all that it writes, relative to the folder; the first is what it is known by.
 
     Raises:
         UsageError: the folder holds something, and no export, or more than one.
@@ -138,11 +143,12 @@ def check_replaceable(folder: str | Path, flag: str) -> None:
     folder = Path(folder)
     if not folder.exists():
         return
-    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else None
-    if names is None or (names and CONFIG_NAME not in names):
-        raise UsageError(f"--{flag} {folder}: is there already and is no exported model")
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / written[0]).exists()):
+        raise UsageError(f"--{flag} {folder}: is there already and is no {kind}")
     # A checkpoint of another program's training lies in such a folder beside much that cannot be made again.
-    if others := names.difference(_WRITTEN):
+    names = (entry.relative_to(folder).as_posix() for entry in folder.rglob("*"))
+    others = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in written)]
+    if others:
         raise UsageError(
             f"--{flag} {folder}: is not replaced, because it holds {min(others)!r}, which no export writes"
         )

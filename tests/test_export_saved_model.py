@@ -241,6 +241,8 @@ def test_difficult_texts_are_answered_alike(head, settings, tmp_path):
 # ----------------------------------------------------------------------------------------------- bad input
 
 SHORT = ("--max_query_length", 12)
+WRITTEN = ("saved_model.pb", "fingerprint.pb", "variables/variables.index")
+WRITTEN += ("variables/variables.data-00000-of-00001",)
 
 
 def refusal(monkeypatch, *flags) -> str:
@@ -274,6 +276,33 @@ def test_a_folder_of_something_else_is_not_written_over(monkeypatch, tmp_path):
         message = refusal(monkeypatch, "--electra_model", "model", "--output_dir", output)
         assert f"--output_dir {output}: is there already and is no SavedModel" in message
     assert (tmp_path / "thesis.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize(
+    "other", ["thesis.txt", "assets/words.txt", "variables/variables.index.bak", ".git/HEAD"]
+)
+def test_a_saved_model_that_holds_more_than_an_export_is_not_written_over(other, monkeypatch, tmp_path):
+    folder = tmp_path / "served"
+    for name in (*WRITTEN, other):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("years")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    message = refusal(monkeypatch, "--electra_model", "model", "--output_dir", folder)
+    name = ".git" if other == ".git/HEAD" else other
+    assert f"--output_dir {folder}: is not replaced, because it holds '{name}', which no export" in message
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@needs_tensorflow_text
+def test_an_export_takes_the_place_of_an_earlier_one(monkeypatch, tmp_path):
+    model, output = write_answering_model(tmp_path / "model"), tmp_path / "served"
+    flags = ["--electra_model", model, "--output_dir", output, *SHORT]
+    monkeypatch.setattr(sys, "argv", ["export_saved_model.py", *map(str, flags)])
+    for _ in range(2):
+        assert export_saved_model.main() == 0
+        found = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+        assert found == set(WRITTEN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "served"]
 
 
 def test_the_pinned_version_is_that_of_tensorflow():
