@@ -84,8 +84,7 @@ def save(
         checksums = {entry.name: files.sha256_of_file(entry) for entry in sorted(temporary.iterdir())}
         content = json.loads(json.dumps(state | {"step": step, "sha256": checksums}))
         files.write_json(temporary / STATE_NAME, content | {"state_sha256": _hash(content)})
-        files.remove_folder(path)
-        files.publish(temporary, path)
+        files.replace_folder(temporary, path)
     finally:
         files.remove_folder(temporary)
     if keep:

@@ -47,8 +47,7 @@ def main() -> int:
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         serving_model.save(model, str(temporary))
-        files.remove_folder(folder)
-        files.publish(temporary, folder)
+        files.replace_folder(temporary, folder)
     finally:
         files.remove_folder(temporary)
     print(f"wrote {folder}")

@@ -19,7 +19,7 @@ from pathlib import Path
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 _CHUNK_BYTES = 1 << 20
-# The names that `temporary_path` and `remove_folder` give: .<name>.<process>.tmp and .deleted.
+# The names that `temporary_path` and `_doomed_path` give: .<name>.<process>.tmp and .deleted.
 _LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|deleted)")
 
 
@@ -54,12 +54,29 @@ def temporary_path(path: str | Path) -> Path:
 def publish(temporary: str | Path, path: str | Path) -> None:
     """Flush a finished file or folder and give it its final name in one step."""
     temporary, path = Path(temporary), Path(path)
-    if temporary.is_dir():
-        for entry in sorted(temporary.rglob("*")):
-            flush_to_disk(entry)
-    flush_to_disk(temporary)
+    _flush_all(temporary)
     os.replace(temporary, path)
     flush_to_disk(path.parent)
+
+
+def replace_folder(temporary: str | Path, path: str | Path) -> None:
+    """`publish` a finished folder over an earlier one, which keeps its name until the new one is flushed.
+
+    The names change hands by two renames in a row; where they fail, the earlier folder has its name again.
+    """
+    temporary, path = Path(temporary), Path(path)
+    doomed = _doomed_path(path)
+    _flush_all(temporary)
+    try:
+        if path.exists():
+            os.replace(path, doomed)
+        os.replace(temporary, path)
+    except BaseException:  # a signal's too
+        if doomed.exists() and not path.exists():
+            os.replace(doomed, path)
+        raise
+    flush_to_disk(path.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -92,7 +109,7 @@ def remove_folder(path: str | Path) -> None:
     path = Path(path)
     if not path.exists():
         return
-    doomed = path.with_name(f".{path.name}.{_process_number()}.deleted")
+    doomed = _doomed_path(path)
     os.replace(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
@@ -144,6 +161,17 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         finally:
             # While it is still held: whoever locks the file later finds that it has no name any more.
             path.unlink(missing_ok=True)
+
+
+def _flush_all(temporary: Path) -> None:
+    if temporary.is_dir():
+        for entry in sorted(temporary.rglob("*")):
+            flush_to_disk(entry)
+    flush_to_disk(temporary)
+
+
+def _doomed_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_process_number()}.deleted")
 
 
 def _process_number() -> int:

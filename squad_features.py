@@ -319,8 +319,7 @@ def _fill_cache(questions, vocabulary, rule, folder: Path, settings: dict) -> Ar
     try:
         temporary.mkdir()
         _write_features(questions, vocabulary, rule, temporary, settings, None)
-        files.remove_folder(folder)
-        files.publish(temporary, folder)
+        files.replace_folder(temporary, folder)
     finally:
         files.remove_folder(temporary)
     return ArrayFolder.open(folder, settings, verify=False)

@@ -121,8 +121,7 @@ def write_folder(
         vocabulary.save(temporary / "vocab.txt")
         if model_card:
             files.write_text(temporary / MODEL_CARD_NAME, model_card)
-        files.remove_folder(folder)
-        files.publish(temporary, folder)
+        files.replace_folder(temporary, folder)
     finally:
         files.remove_folder(temporary)
 

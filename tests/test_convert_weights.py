@@ -23,6 +23,7 @@ from weight_cases import (
 )
 
 import convert_weights
+import files
 import pretrained_models
 import weight_conversion
 from command_line import UsageError
@@ -169,6 +170,25 @@ def test_an_export_replaces_an_export_with_all_that_it_has(tmp_path):
     _assert_same_state(
         _loaded_whole(tmp_path / "theirs", "ElectraModel"), _loaded_whole(tmp_path / "ours", "ElectraModel")
     )
+
+
+def test_an_export_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch):
+    huggingface("ElectraModel", tmp_path / "theirs")
+    network = pretrained_models.load_pretrained(str(tmp_path / "theirs"), "input")
+    weight_conversion.write_network(tmp_path / "ours", network, "output", "one")
+
+    flush = files.flush_to_disk
+
+    def fill_disk(path):
+        if path.name == "model.safetensors":
+            raise OSError("no space left on device")
+        flush(path)
+
+    monkeypatch.setattr(files, "flush_to_disk", fill_disk)
+    with pytest.raises(OSError, match="no space"):
+        weight_conversion.write_network(tmp_path / "ours", network, "output", "two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "theirs"]
+    assert (tmp_path / "ours" / "README.md").read_text() == "one"
 
 
 # ------------------------------------------------------------------------------------------- the program

@@ -97,6 +97,41 @@ def test_folder_is_flushed_to_its_last_entry_before_it_gets_its_name(tmp_path, m
     assert (tmp_path / "result" / "inner" / "b").read_text() == "b" and names_in(tmp_path) == ["result"]
 
 
+@pytest.mark.parametrize("failing", [1, 2])
+def test_replaced_folder_is_kept_until_the_new_one_is_flushed_and_named(failing, tmp_path, monkeypatch):
+    """A failure at any step, a signal's too, leaves the old one whole under its name."""
+    path, temporary = tmp_path / "result", files.temporary_path(tmp_path / "result")
+    for folder, content in ((path, "old"), (temporary, "new")):
+        folder.mkdir()
+        (folder / "file").write_text(content)
+    replace, calls = os.replace, []
+
+    class Killed(BaseException):
+        pass
+
+    def be_killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == failing:
+            raise Killed
+        replace(*arguments)
+
+    def disk_fails(*_):
+        assert (path / "file").read_text() == "old"
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", disk_fails)
+        with pytest.raises(OSError, match="no space"):
+            files.replace_folder(temporary, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", be_killed)
+        with pytest.raises(Killed):
+            files.replace_folder(temporary, path)
+    assert (path / "file").read_text() == "old"
+    files.replace_folder(temporary, path)
+    assert (path / "file").read_text() == "new" and names_in(tmp_path) == ["result"]
+
+
 def test_folder_loses_its_name_before_its_content(tmp_path, monkeypatch):
     """A kill in the middle of a deletion leaves nothing under the name; the rest goes with the leftovers."""
     (tmp_path / "doomed").mkdir()
