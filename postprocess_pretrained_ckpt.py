@@ -28,8 +28,16 @@ def main() -> int:
     checkpoint = checkpointing.newest_path(config.pretrained_checkpoint)
     networks = pretrained_models.load_networks(str(checkpoint), flag)
     # A run without a generator has one network, the discriminator.
-    for name, network in zip(NETWORKS, networks, strict=False):
-        folder = Path(config.output_dir) / name
+    folders = [Path(config.output_dir) / name for name in NETWORKS]
+    for folder in folders[: len(networks)]:
+        weight_conversion.check_replaceable(folder, "output_dir")
+    for folder in folders[len(networks) :]:
+        if folder.exists():
+            raise UsageError(
+                f"--output_dir {config.output_dir}: holds another run's {folder.name}, which would be taken "
+                "for this one's, and this one has none; remove it, or give another folder"
+            )
+    for folder, network in zip(folders, networks, strict=False):
         card = model_card.render(checkpoint, network, config.license)
         weight_conversion.write_network(folder, network, "output_dir", card)
         print(f"wrote {folder}")

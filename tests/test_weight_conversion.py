@@ -1,5 +1,6 @@
 """Weights go to Hugging Face and come from there as the same numbers."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from safetensors.numpy import load_file, save_file
 from training_runs import ROOT, one_line_error
 from weight_cases import VOCABULARY, pretraining_model, start_from
 
+import checkpointing
+import electra_weights
+import postprocess_pretrained_ckpt
 from command_line import UsageError
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent truth here")
@@ -209,6 +213,57 @@ def test_every_kind_of_run_exports_folders_that_hugging_face_loads_whole(runs, t
         assert tokenizer("T3w1 t5w2")["input_ids"] == tokenizer.convert_tokens_to_ids(
             ["[CLS]", "t3w1", "t5w2", "[SEP]"]
         )
+
+
+def _checkpoint(folder, *, generator: bool = True, **state) -> str:
+    """A checkpoint of a tiny run, with the weights of one seed and without an optimizer's."""
+    model = pretraining_model()
+    tensors = {name: variable.numpy() for name, variable in model.named_variables().items()}
+    if not generator:
+        tensors = electra_weights.discriminator_network(tensors)
+    configs = {"discriminator": model.discriminator_config, "generator": model.generator_config}
+    state |= {name: dataclasses.asdict(config) for name, config in configs.items()}
+    (folder / "checkpoints").mkdir(parents=True)
+    VOCABULARY.save(folder / "vocab.txt")
+    path = checkpointing.save(
+        folder / "checkpoints",
+        "ckpt-",
+        3,
+        model=tensors,
+        optimizer={},
+        state=state,
+        extra_files={name: (folder / name).read_text() for name in ("vocab.txt", "tokenizer_config.json")},
+        keep=0,
+    )
+    return str(path)
+
+
+def _export(monkeypatch, checkpoint, output) -> None:
+    flags = ["--pretrained_checkpoint", str(checkpoint), "--output_dir", str(output)]
+    monkeypatch.setattr("sys.argv", ["postprocess_pretrained_ckpt.py", *flags])
+    postprocess_pretrained_ckpt.main()
+
+
+def test_no_network_is_exported_where_one_cannot_be(tmp_path, monkeypatch):
+    checkpoint = _checkpoint(tmp_path / "run", phase=1, config={})
+    (tmp_path / "out" / "generator").mkdir(parents=True)
+    (tmp_path / "out" / "generator" / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match="generator: is there already and is no exported model"):
+        _export(monkeypatch, checkpoint, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["generator"]
+
+
+def test_a_discriminator_is_not_exported_beside_another_runs_generator(tmp_path, monkeypatch):
+    """Whoever reads the folder would take the two for one run's."""
+    pair = _checkpoint(tmp_path / "pair", phase=1, config={})
+    alone = _checkpoint(tmp_path / "alone", generator=False, phase=1, config={})
+    _export(monkeypatch, pair, tmp_path / "out")
+    before = (tmp_path / "out" / "discriminator").stat().st_ino
+    with pytest.raises(UsageError, match=f"--output_dir {tmp_path}/out: holds another run's generator"):
+        _export(monkeypatch, alone, tmp_path / "out")
+    assert (tmp_path / "out" / "discriminator").stat().st_ino == before
+    _export(monkeypatch, alone, tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["discriminator"]
 
 
 @pytest.mark.slow
