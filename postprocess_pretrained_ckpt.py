@@ -10,6 +10,7 @@ Each folder has a model card, README.md, from the checkpoint, the run's log and 
 from pathlib import Path
 
 import checkpointing
+import files
 import model_card
 import pretrained_models
 import weight_conversion
@@ -27,6 +28,9 @@ def main() -> int:
         raise UsageError(f"--{flag} {config.pretrained_checkpoint}: no such folder")
     checkpoint = checkpointing.newest_path(config.pretrained_checkpoint)
     networks = pretrained_models.load_networks(str(checkpoint), flag)
+    if "phase" not in files.read_json(checkpoint / checkpointing.STATE_NAME):
+        exported = checkpoint.resolve().parents[1] / "model"
+        raise UsageError(f"--{flag} {checkpoint}: a checkpoint of fine-tuning, whose export is {exported}")
     # A run without a generator has one network, the discriminator.
     folders = [Path(config.output_dir) / name for name in NETWORKS]
     for folder in folders[: len(networks)]:

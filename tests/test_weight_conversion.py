@@ -266,6 +266,14 @@ def test_a_discriminator_is_not_exported_beside_another_runs_generator(tmp_path,
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["discriminator"]
 
 
+def test_a_checkpoint_of_fine_tuning_is_told_from_one_of_pretraining(tmp_path, monkeypatch):
+    checkpoint = _checkpoint(tmp_path / "run", generator=False, meaning={})
+    export = f"a checkpoint of fine-tuning, whose export is {tmp_path}/run/model"
+    with pytest.raises(UsageError, match=f"--pretrained_checkpoint {checkpoint}: {export}"):
+        _export(monkeypatch, tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_run_starts_from_hugging_face_weights(runs, tmp_path, language):
     """The first checkpoint of a run whose learning rate is 0 holds the folder's numbers."""
