@@ -18,7 +18,7 @@ import huggingface_folders
 from architecture import ElectraConfig
 from checkpointing import CorruptCheckpoint
 from command_line import UsageError
-from electra_weights import Tensors
+from electra_weights import CLASSIFIER, Tensors
 from huggingface_folders import CONFIG_NAME
 from tokenization import SPECIAL_PIECES, Vocabulary, load_vocabulary, options_path
 
@@ -177,7 +177,28 @@ def _pair(folder: Path) -> list[Path]:
 def _read_folder(folder: Path, name: str, flag: str) -> Iterator[PretrainedModel]:
     read = huggingface_folders.read_folder(folder, flag)
     vocabulary = _vocabulary_in(folder, flag)
-    yield _checked(PretrainedModel(name, read.config, read.tensors, vocabulary, read.settings), flag)
+    network = PretrainedModel(name, read.config, read.tensors, vocabulary, read.settings)
+    yield _checked(_without_foreign_head(network), flag)
+
+
+def _without_foreign_head(network: PretrainedModel) -> PretrainedModel:
+    """Cut a head of one layer that has the name of ELECTRA's head for tokens and is another one.
+
+    BERT's for sequences and ELECTRA's for multiple choice are such; what the weights are for, only
+    config.json says.
+    """
+    head = [name for name in network.tensors if re.fullmatch(f"{CLASSIFIER}(kernel|bias)", name)]
+    kinds = network.settings.get("architectures") or []
+    # Exports of old versions of transformers name no class; a BERT of theirs may have either head.
+    is_of_tokens = any(str(kind).endswith("ForTokenClassification") for kind in kinds)
+    if not head or is_of_tokens or (not kinds and network.settings["model_type"] == "electra"):
+        return network
+    kind = ", ".join(map(str, kinds)) or "a BERT of unknown kind"
+    return dataclasses.replace(
+        network,
+        tensors={name: tensor for name, tensor in network.tensors.items() if name not in head},
+        remarks=(*network.remarks, f"the classifier of {kind} is none of ELECTRA's heads and is left out"),
+    )
 
 
 def _read_run(path: Path, name: str, flag: str) -> Iterator[PretrainedModel]:

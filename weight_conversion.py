@@ -230,13 +230,15 @@ def write_network(folder: str | Path, network: PretrainedModel, flag: str, model
             f"--input {network.source}: has no vocab.txt, which an exported folder needs; put it there"
         )
     kept = {name: tensor for name, tensor in network.tensors.items() if name.startswith(_EXPORTED)}
+    has_head = any(not name.startswith(electra_weights.ENCODER_PREFIXES) for name in kept)
+    settings = network.settings if has_head else {}
     write_folder(
         folder,
         architecture_name(kept),
         network.config,
         electra_weights.to_huggingface(kept),
         network.vocabulary,
-        head_settings={name: network.settings[name] for name in _HEAD_SETTINGS if name in network.settings},
+        head_settings={name: settings[name] for name in _HEAD_SETTINGS if name in settings},
         model_card=model_card,
         flag=flag,
     )

@@ -115,6 +115,50 @@ def test_a_joint_span_head_comes_back_and_its_encoder_is_hugging_faces(tmp_path)
     )
 
 
+@pytest.mark.parametrize(
+    "kind", ["BertForSequenceClassification", "BertForMultipleChoice", "ElectraForMultipleChoice"]
+)
+def test_a_classifier_that_is_not_of_tokens_does_not_become_one_of_tokens(tmp_path, kind):
+    """Its name and its shape are those of the head that labels tokens."""
+    huggingface(kind, tmp_path / "theirs", id2label={0: "one"}, label2id={"one": 0})
+    (network,) = pretrained_models.load_networks(str(tmp_path / "theirs"), "input")
+    assert f"note: the classifier of {kind} is none of ELECTRA's heads and is left out" in (
+        convert_weights.describe(network)
+    )
+    weight_conversion.write_network(tmp_path / "ours", network, "output")
+    encoder = _loaded_whole(tmp_path / "ours", "ElectraModel")
+    assert encoder.config.architectures == ["ElectraModel"] and encoder.config.id2label[0] == "LABEL_0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "names_it"),
+    [
+        ("BertForTokenClassification", True),
+        ("ElectraForTokenClassification", True),
+        ("ElectraForTokenClassification", False),
+        ("ElectraForSequenceClassification", True),
+    ],
+)
+def test_a_classifier_of_electras_kinds_is_kept_with_its_labels(tmp_path, kind, names_it):
+    model = huggingface(
+        kind, tmp_path / "theirs", id2label={0: "one", 1: "two"}, label2id={"one": 0, "two": 1}
+    )
+    if not names_it:
+        settings = json.loads((tmp_path / "theirs" / "config.json").read_text())
+        del settings["architectures"]
+        (tmp_path / "theirs" / "config.json").write_text(json.dumps(settings))
+    network = pretrained_models.load_pretrained(str(tmp_path / "theirs"), "input")
+    weight_conversion.write_network(tmp_path / "ours", network, "output")
+    again = _loaded_whole(tmp_path / "ours", kind.replace("Bert", "Electra"))
+    assert again.config.id2label == {0: "one", 1: "two"}
+    _, theirs, real = inputs()
+    with torch.no_grad():
+        logits, expected = again(**theirs).logits, model(**theirs).logits
+    if logits.ndim == 3:
+        logits, expected = (part.flatten(0, 1)[real] for part in (logits, expected))
+    assert torch.allclose(logits, expected, atol=1e-5)
+
+
 def test_an_export_never_replaces_what_is_no_export(tmp_path):
     huggingface("ElectraModel", tmp_path / "theirs")
     network = pretrained_models.load_pretrained(str(tmp_path / "theirs"), "input")
