@@ -195,17 +195,17 @@ if (examine) {
   });
 
   const showTokens = (text, tokens) => {
-    const spans = tokens.map((token) => {
-      const span = element("span", token.probability >= 0.5 ? "token replaced" : "token", text.slice(token.begin, token.end));
-      span.style.setProperty("--share", token.probability);
-      span.tabIndex = -1;
-      return span;
-    });
     const pieces = [];
     let end = 0;
-    tokens.forEach((token, place) => {
-      pieces.push(text.slice(end, token.begin), spans[place]);
-      end = token.end;
+    const spans = tokens.map((token) => {
+      // Several tokens may stand for one character: the first shows it, and the others are empty.
+      const begin = Math.max(end, token.begin);
+      const span = element("span", token.probability >= 0.5 ? "token replaced" : "token", text.slice(begin, token.end));
+      span.style.setProperty("--share", token.probability);
+      span.tabIndex = -1;
+      pieces.push(text.slice(end, token.begin), span);
+      end = Math.max(end, token.end);
+      return span;
     });
     marked.replaceChildren(...pieces, text.slice(end));
     if (spans.length) spans[0].tabIndex = 0;

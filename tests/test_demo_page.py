@@ -7,12 +7,17 @@ from answering_cases import VOCABULARY, answerer, made_up_questions, write_answe
 from demo_servers import served
 from weight_cases import huggingface
 
+from tokenization import Vocabulary
+
 pytestmark = pytest.mark.slow
 pytest.importorskip("tornado", reason="the server is built on Tornado")
 
 LENGTHS = ("--doc_stride", "16", "--max_query_length", "12")
 ATTACK = "<img src=x onerror=document.title=1><script>document.title=2</script>"
 STRANGE = f"an \U0001f642 {ATTACK} שלום עולם in " + "h" * 400 + " tin"
+
+# Of the syllable \ud55c, into which lower-casing takes it apart.
+PARTS = ("\u1112", "##\u1161", "##\u11ab")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +38,10 @@ def examined(tmp_path_factory, browser):
     pytest.importorskip("transformers", reason="the networks are made by Hugging Face's code")
     folder = tmp_path_factory.mktemp("pair")
     kinds = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
+    vocabulary = Vocabulary((*VOCABULARY.pieces, *PARTS))
     for seed, (name, kind) in enumerate(kinds.items()):
-        huggingface(kind, folder / name, seed=seed, vocab_size=VOCABULARY.size)
-        VOCABULARY.save(folder / name / "vocab.txt")
+        huggingface(kind, folder / name, seed=seed, vocab_size=vocabulary.size)
+        vocabulary.save(folder / name / "vocab.txt")
     with served("--electra_model", folder / "discriminator") as server:
         yield server
 
@@ -154,6 +160,21 @@ def test_tokens_have_their_probability_and_the_generators_alternatives(opened, e
     page.keyboard.press("ArrowLeft")
     assert page.locator("#detail h2").inner_text() == tokens[1]["token"]
     page.wait_for_selector("#detail ol")
+    assert_clean(page, examined)
+
+
+def test_a_character_of_several_tokens_is_shown_once_and_each_token_in_its_colour(opened, examined):
+    text = "an \ud55c \ud55c in"
+    tokens = examined.ask("/tokens", {"text": text})["tokens"]
+    assert [token["token"] for token in tokens] == ["an", *PARTS, *PARTS, "in"]
+    page = opened(examined.url)
+    examine(page, text)
+    assert page.locator("#marked").inner_text() == text
+    spans = page.locator(".token")
+    assert spans.count() == len(tokens)
+    assert all(spans.nth(place).bounding_box()["width"] > 0 for place in range(len(tokens)))
+    spans.nth(2).hover()
+    assert page.locator("#detail h2").inner_text() == PARTS[1]
     assert_clean(page, examined)
 
 
