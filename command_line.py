@@ -96,7 +96,8 @@ def parse(config_class: type, argv: Sequence[str] | None = None, *, description:
     Raises:
         UsageError: an unknown flag or key, a value that does not parse, a missing required flag.
     """
-    argv = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    flags = _flags(config_class)
+    argv = [_with_underscores(word, flags) for word in (sys.argv[1:] if argv is None else argv)]
     argv = _with_values(config_class, argv)
     namespace, unknown = _build_parser(config_class, description).parse_known_args(argv)
     if unknown:
@@ -176,11 +177,25 @@ def _raise_terminated(signal_number, frame):
     raise Terminated
 
 
-def _with_underscores(word: str) -> str:
-    if not word.startswith("--") or word == "--":
-        return word
+def _flags(config_class: type) -> set[str]:
+    """Every flag in its one spelling, with underscores."""
+    fields = [field for field in dataclasses.fields(config_class) if not field.metadata["positional"]]
+    negatives = (name for field in fields for name in _negatives(field))
+    return {"--config", *(f"--{field.name}" for field in fields), *negatives}
+
+
+def _negatives(field: dataclasses.Field) -> list[str]:
+    """The flags that set a yes/no field to False."""
+    if _value_type(field) is not bool:
+        return []
+    return [f"--no_{field.name}"] + ([field.metadata["negative"]] if field.metadata["negative"] else [])
+
+
+def _with_underscores(word: str, flags: set[str]) -> str:
     name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
+    flag = f"--{name[2:].replace('-', '_')}"
+    # Whatever else begins with two hyphens may be a value, and stays as it is.
+    return f"{flag}{equals}{value}" if name.startswith("--") and flag in flags else word
 
 
 def _with_values(config_class: type, argv: list[str]) -> list[str]:
@@ -241,8 +256,9 @@ def _add_flag(group, field: dataclasses.Field) -> None:
         group.add_argument(
             f"--{name}", nargs="?", const=True, type=_parse_bool, metavar="True|False", help=help_text
         )
-        negatives = [f"--no_{name}"] + ([metadata["negative"]] if metadata["negative"] else [])
-        group.add_argument(*negatives, dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
+        group.add_argument(
+            *_negatives(field), dest=name, action="store_const", const=False, help=argparse.SUPPRESS
+        )
     else:
         group.add_argument(
             f"--{name}",
@@ -327,7 +343,7 @@ def _check_settings(config_class: type, settings: dict, source: str) -> dict:
 
 
 def _unknown_words(config_class: type, words: list[str]) -> str:
-    name = words[0].removeprefix("--").partition("=")[0]
+    name = words[0].removeprefix("--").partition("=")[0].replace("-", "_")
     if not words[0].startswith("--") or not name:
         return f"{words[0]!r} is neither a flag nor the value of one"
     return f"unknown flag --{name}{_likely_spelling(name, config_class, '--')}"

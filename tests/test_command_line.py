@@ -67,6 +67,14 @@ def test_hyphens_and_underscores_are_the_same():
 
 
 @pytest.mark.parametrize(
+    "text", ["--well-known facts?", "--a-b=c d", "-- x-y", "-x-y z", "--train-steps of a run"]
+)
+def test_a_value_that_begins_like_a_flag_keeps_its_hyphens(text):
+    """A question may begin so; argparse takes words with a space for values."""
+    assert parsed("--name", text).name == text
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         ([], False),
