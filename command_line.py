@@ -357,6 +357,8 @@ def _likely_spelling(name: str, config_class: type, dashes: str = "") -> str:
 def _check_value(field: dataclasses.Field, value, source: str):
     kind = _value_type(field)
     optional = isinstance(field.type, types.UnionType)
+    if field.metadata["positional"]:
+        raise UsageError(f"{source}: {field.name}: is given by its place on the command line, not in a file")
     if value is None and optional:
         return None
     if isinstance(value, str) and kind is not str:
@@ -366,6 +368,8 @@ def _check_value(field: dataclasses.Field, value, source: str):
         except argparse.ArgumentTypeError as error:
             raise UsageError(f"{source}: {field.name}: {error}") from None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise UsageError(f"{source}: {field.name}: a number of {len(str(abs(value)))} digits is too large")
     if kind is float and is_number:
         return float(value)
     if kind is int and is_number and float(value).is_integer():

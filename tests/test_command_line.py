@@ -183,6 +183,8 @@ def test_config_file_takes_the_values_of_flags(tmp_path):
         ({"train_steps": None}, "train_steps: None is not of type int"),
         ({"train_steps": [1]}, "train_steps: [1] is not of type int"),
         ('{"rate": NaN, "train_steps": NaN}', "train_steps: nan is not of type int"),
+        ({"train_steps": 10**308 * 2}, "train_steps: a number of 309 digits is too large"),
+        ({"rate": -(10**400)}, "rate: a number of 401 digits is too large"),
         ({"rate": "fast"}, "rate: 'fast' is neither a number nor a fraction"),
         ({"use_amp": 1}, "use_amp: 1 is not of type bool"),
         ({"name": 3}, "name: 3 is not of type str"),
@@ -198,6 +200,19 @@ def test_wrong_config_file_is_named_with_the_key(tmp_path, content, told):
         Path(path).write_bytes(b"\xff\xfe")
     text = message("--name", "n", "--config", path)
     assert f"--config {path}: " in text and told in text
+
+
+def test_config_file_holds_no_words_that_are_given_by_place(tmp_path):
+    @dataclass
+    class Placed:
+        run_dir: tuple[str, ...] = option(MISSING, "folders", group="first", positional=True)
+
+    for value in ("results", ["results"]):
+        path = config_file(tmp_path, {"run_dir": value})
+        with pytest.raises(
+            UsageError, match=rf"--config {path}: run_dir: is given by its place on the command"
+        ):
+            parse(Placed, ["results", "--config", path], description="test")
 
 
 def test_missing_config_file_is_named(tmp_path):
