@@ -60,6 +60,8 @@ def bind(config: InferenceConfig) -> list[socket.socket]:
         return tornado.netutil.bind_sockets(config.port, config.host)
     except socket.gaierror as error:
         raise UsageError(f"--host {config.host}: {error.strerror}") from None
+    except UnicodeError:  # of the encoding of names: two dots in a row, say
+        raise UsageError(f"--host {config.host}: is no name of a host") from None
     except OSError as error:
         raise UsageError(f"--host {config.host} --port {config.port}: {error.strerror}") from None
 

@@ -199,6 +199,14 @@ def test_names_of_a_server_for_others_are_its_own_and_numbers():
         assert is_own_name(host, address) is expected, (host, address)
 
 
+@pytest.mark.parametrize("host", ["local..host", "a" * 64 + ".example"])
+def test_a_host_that_no_name_can_be_is_a_mistake_of_the_flag(host):
+    import demo_server
+
+    with pytest.raises(UsageError, match=f"^--host {host}: is no name of a host$"):
+        demo_server.bind(InferenceConfig(electra_model="none", serve=True, host=host, port=0))
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.0.1.1", "localhost", "0.0.0.0"])
 def test_the_address_that_it_prints_is_one_that_it_answers_at(host):
     import demo_server
