@@ -137,9 +137,14 @@ def check_replaceable(
         written: patterns of all that it writes, relative to the folder; the first is what it is known by.
 
     Raises:
-        UsageError: the folder holds something, and no export, or more than one.
+        UsageError: the folder holds something, and no export, or more than one; or somebody works in it.
     """
     folder = Path(folder)
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"--{flag} {folder}: the working directory cannot be replaced, nor one above it; name another "
+            "folder"
+        )
     if not folder.exists():
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / written[0]).exists()):

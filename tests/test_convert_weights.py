@@ -4,9 +4,11 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +174,17 @@ def test_an_export_never_replaces_what_is_no_export(tmp_path):
     (tmp_path / "empty").mkdir()
     weight_conversion.write_network(tmp_path / "empty", network, "output")
     assert (tmp_path / "empty" / "config.json").exists()
+
+
+@pytest.mark.parametrize("output", ["", ".", "../work", "..", "{parent}"])
+def test_an_export_never_replaces_the_folder_that_somebody_works_in(output, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    shown = Path(output.format(parent=tmp_path))
+    told = f"^--output {re.escape(str(shown))}: the working directory cannot be replaced, nor one above it"
+    with pytest.raises(UsageError, match=told):
+        weight_conversion.check_replaceable(shown, "output")
+    weight_conversion.check_replaceable("../other", "output")
 
 
 @pytest.mark.parametrize(
