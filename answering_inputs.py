@@ -46,10 +46,10 @@ def open_answering(config: AnsweringConfig, model: PretrainedModel | None = None
     """
     model = model or load_named(config)
     head = choose_head(model, Head(True, "google"), keep=True)
-    flag = "init_checkpoint" if config.init_checkpoint else "electra_model"
     if not has_head(model, head):
         raise UsageError(
-            f"--{flag} {model.source}: has no head that answers questions; fine-tune it with run_tf_squad.py"
+            f"--{model.flag} {model.source}: has no head that answers questions; fine-tune it with "
+            "run_tf_squad.py"
         )
     if config.joint_head not in (None, head.joint):
         kind = "joint" if head.joint else "plain"

@@ -185,7 +185,7 @@ def _random_model(size: str, vocab_file: str) -> PretrainedModel:
         raise UsageError(f"--electra_model {size}: random weights need a --vocab_file")
     vocabulary = load_vocabulary(vocab_file)
     config = ElectraConfig(vocab_size=vocabulary.size, **MODEL_SIZES[size])
-    return PretrainedModel(f"{size} (random weights)", config, {}, vocabulary, {})
+    return PretrainedModel(f"{size} (random weights)", config, {}, vocabulary, {}, "electra_model")
 
 
 def _with_dropout(architecture: ElectraConfig, config: FineTuningConfig) -> ElectraConfig:

@@ -219,7 +219,7 @@ def _with_own_labels(
         labels = _recorded_labels(model)
         if labels is None:
             raise UsageError(
-                f"--electra_model {model.source}: records no labels; give the model/ folder of a fine-tuned "
+                f"--{model.flag} {model.source}: records no labels; give the model/ folder of a fine-tuned "
                 "run, or the --train_file whose labels these are"
             )
         # LABEL_0, LABEL_1, … are no names that a file would have: numbers stand for them.
@@ -262,7 +262,7 @@ def _with_fitting_head(model: PretrainedModel, task: Task, config: GlueConfig) -
         is_checkpoint = not model.settings and not config.do_train
         if is_checkpoint and task.kind == REGRESSION:
             raise UsageError(
-                f"--init_checkpoint {model.source}: does not record the labels' scale; give the run's model/ "
+                f"--{model.flag} {model.source}: does not record the labels' scale; give the run's model/ "
                 "folder as --electra_model, or --restore_checkpoint"
             )
         return model
@@ -277,7 +277,7 @@ def _with_fitting_head(model: PretrainedModel, task: Task, config: GlueConfig) -
         )
     if config.restore_checkpoint:
         return model
-    raise UsageError(f"--electra_model {model.source}: {misfit}; fine-tune with --do_train")
+    raise UsageError(f"--{model.flag} {model.source}: {misfit}; fine-tune with --do_train")
 
 
 def _misfit(model: PretrainedModel, task: Task) -> str | None:

@@ -41,6 +41,7 @@ class PretrainedModel:
             generator_predictions/…, qa_outputs/…, squad_head/…), and whatever else was there.
         vocabulary: None where none lies beside the weights. The word table has as many rows.
         settings: config.json as read; {} for weights that have none.
+        flag: that named the source, without dashes, for messages.
         remarks: what the user should know, a sentence each.
     """
 
@@ -49,6 +50,7 @@ class PretrainedModel:
     tensors: Tensors
     vocabulary: Vocabulary | None
     settings: dict
+    flag: str
     remarks: tuple[str, ...] = ()
 
     @property
@@ -116,7 +118,7 @@ def assign_weights(
     of_encoder = [name for name in missing if not name.startswith(head_prefix)]
     if of_encoder and source.tensors:
         raise UsageError(
-            f"--electra_model {source.source}: lacks {len(of_encoder)} weights of the encoder, "
+            f"--{source.flag} {source.source}: lacks {len(of_encoder)} weights of the encoder, "
             f"first {of_encoder[0]}"
         )
     for name, variable in variables.items():
@@ -125,7 +127,7 @@ def assign_weights(
         tensor = source.tensors[name]
         if tuple(tensor.shape) != tuple(variable.shape):
             raise UsageError(
-                f"--electra_model {source.source}: {name} is {tensor.shape}, not {tuple(variable.shape)}"
+                f"--{source.flag} {source.source}: {name} is {tensor.shape}, not {tuple(variable.shape)}"
             )
         variable.assign(tensor)
     return missing, sorted(source.tensors.keys() - variables.keys())
@@ -177,8 +179,8 @@ def _pair(folder: Path) -> list[Path]:
 def _read_folder(folder: Path, name: str, flag: str) -> Iterator[PretrainedModel]:
     read = huggingface_folders.read_folder(folder, flag)
     vocabulary = _vocabulary_in(folder, flag)
-    network = PretrainedModel(name, read.config, read.tensors, vocabulary, read.settings)
-    yield _checked(_without_foreign_head(network), flag)
+    network = PretrainedModel(name, read.config, read.tensors, vocabulary, read.settings, flag)
+    yield _checked(_without_foreign_head(network))
 
 
 def _without_foreign_head(network: PretrainedModel) -> PretrainedModel:
@@ -214,7 +216,7 @@ def _read_run(path: Path, name: str, flag: str) -> Iterator[PretrainedModel]:
     vocabulary = _vocabulary_in(path, flag)
     for network, tensors in _networks(checkpoint.model).items():
         config = ElectraConfig(**configs[network])
-        yield _checked(PretrainedModel(str(path), config, tensors, vocabulary, {}), flag)
+        yield _checked(PretrainedModel(str(path), config, tensors, vocabulary, {}, flag))
 
 
 def _read_google(prefix: Path, name: str, flag: str) -> Iterator[PretrainedModel]:
@@ -225,7 +227,7 @@ def _read_google(prefix: Path, name: str, flag: str) -> Iterator[PretrainedModel
             config = google_checkpoints.infer_config(tensors)
         except (ValueError, UsageError) as error:
             raise UsageError(f"--{flag} {prefix}: {error}") from None
-        yield _checked(PretrainedModel(str(prefix), config, tensors, vocabulary, {}), flag)
+        yield _checked(PretrainedModel(str(prefix), config, tensors, vocabulary, {}, flag))
 
 
 def _networks(model: Tensors) -> dict[str, Tensors]:
@@ -264,9 +266,9 @@ def _download(name: str, flag: str) -> Path:
 # ---------------------------------------------------------------------------------------------- checking
 
 
-def _checked(network: PretrainedModel, flag: str) -> PretrainedModel:
+def _checked(network: PretrainedModel) -> PretrainedModel:
     """The network without rows of padding in its word table, once its encoder is seen to be whole."""
-    where = f"--{flag} {network.source}"
+    where = f"--{network.flag} {network.source}"
     shapes = electra_weights.encoder_shapes(network.config)
     for name, shape in shapes.items():
         if name in network.tensors and network.tensors[name].shape != shape:
@@ -309,7 +311,7 @@ def _vocabulary_in(folder: Path, flag: str) -> Vocabulary | None:
     if not path.exists():
         tokenizer = folder / _TOKENIZER_NAME
         return _vocabulary_of_tokenizer(tokenizer, flag) if tokenizer.exists() else None
-    vocabulary = load_vocabulary(path)
+    vocabulary = load_vocabulary(path, flag=flag)
     if options_path(path).exists():
         return vocabulary
     # Google's releases have no record of casing; pieces with capital letters tell.

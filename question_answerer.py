@@ -134,7 +134,7 @@ def load_answering_model(inputs: AnsweringInputs) -> QuestionAnsweringModel:
     missing, _ = assign_weights(model.named_variables(), inputs.model, inputs.head.prefix)
     if missing:
         raise UsageError(
-            f"--electra_model {inputs.model.source}: lacks {len(missing)} weights of the head, "
+            f"--{inputs.model.flag} {inputs.model.source}: lacks {len(missing)} weights of the head, "
             f"first {missing[0]}"
         )
     return model

@@ -197,7 +197,7 @@ def _discriminator(source: PretrainedModel):
     """A function from a batch to the probability of each token, float32 [batch, length]."""
     encoder = Encoder(source.config, name="electra")
     head = DiscriminatorHead(source.config, name="discriminator_predictions")
-    _load(source, (encoder, head), DISCRIMINATOR_HEAD, "electra_model")
+    _load(source, (encoder, head), DISCRIMINATOR_HEAD)
 
     def probabilities(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         logits = head(encoder(*(batch[name] for name in _INPUTS)))
@@ -211,7 +211,7 @@ def _generator(source: PretrainedModel, count: int):
     probability, float32 [batch], and the `count` highest ones with their ids, [batch, count]."""
     encoder = Encoder(source.config, name="electra")
     head = MaskedLmHead(source.config, encoder.embeddings, name="generator_predictions")
-    _load(source, (encoder, head), MASKED_LM_HEAD, "generator_model")
+    _load(source, (encoder, head), MASKED_LM_HEAD)
 
     def best(batch: Mapping[str, tf.Tensor], positions: tf.Tensor, originals: tf.Tensor):
         hidden = encoder(*(batch[name] for name in _INPUTS))
@@ -223,7 +223,7 @@ def _generator(source: PretrainedModel, count: int):
     return best
 
 
-def _load(source: PretrainedModel, layers: Sequence[keras.layers.Layer], head: str, flag: str) -> None:
+def _load(source: PretrainedModel, layers: Sequence[keras.layers.Layer], head: str) -> None:
     variables = {}
     for layer in layers:
         layer.build()
@@ -231,5 +231,5 @@ def _load(source: PretrainedModel, layers: Sequence[keras.layers.Layer], head: s
     missing, _ = assign_weights(variables, source, head)
     if missing:
         raise UsageError(
-            f"--{flag} {source.source}: lacks {len(missing)} weights of the head, first {missing[0]}"
+            f"--{source.flag} {source.source}: lacks {len(missing)} weights of the head, first {missing[0]}"
         )

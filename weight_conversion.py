@@ -232,7 +232,8 @@ def write_network(folder: str | Path, network: PretrainedModel, flag: str, model
     """
     if network.vocabulary is None:
         raise UsageError(
-            f"--input {network.source}: has no vocab.txt, which an exported folder needs; put it there"
+            f"--{network.flag} {network.source}: has no vocab.txt, which an exported folder needs; put it "
+            "there"
         )
     kept = {name: tensor for name, tensor in network.tensors.items() if name.startswith(_EXPORTED)}
     has_head = any(not name.startswith(electra_weights.ENCODER_PREFIXES) for name in kept)

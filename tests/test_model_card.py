@@ -27,7 +27,7 @@ CONFIG = ElectraConfig(
 
 def network(*heads: str) -> PretrainedModel:
     tensors = {name: np.zeros((3, 4), np.float32) for name in ("electra/embeddings/word_embeddings", *heads)}
-    return PretrainedModel("ckpt", CONFIG, tensors, VOCABULARY, {})
+    return PretrainedModel("ckpt", CONFIG, tensors, VOCABULARY, {}, "input")
 
 
 DISCRIMINATOR = network("discriminator_predictions/dense/kernel")
