@@ -234,7 +234,8 @@ class Engine:
         return loss, sums, norm, applied
 
     def _apply_accumulated(self, scale, loss, learning_rate):
-        gradients = {name: accumulator.value() for name, accumulator in self._accumulators.items()}
+        with tf.name_scope("gradients"):
+            gradients = {name: accumulator.value() for name, accumulator in self._accumulators.items()}
         return self._exchange_and_apply(gradients, scale, loss, learning_rate)
 
     def _exchange_and_apply(self, gradients, scale, loss, learning_rate):
