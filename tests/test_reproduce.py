@@ -627,6 +627,22 @@ def test_a_variant_differs_from_the_first_in_one_flag(scripted, tmp_path):
     assert len(tuned) == 5 and all("--task RTE --data_dir glue" in command for command in tuned)
 
 
+def test_variants_start_from_trained_weights_unless_it_is_told_otherwise(scripted, tmp_path):
+    (tmp_path / "out").mkdir()
+    settings = {"VARIANTS": "mask_15", "FINE_TUNE_EPOCHS": "0"}
+    weights = tmp_path / "out/corpus/minilm"
+    done, commands = scripted("ablation.sh", **settings)
+    assert done.returncode == 0, done.stderr
+    assert f"data/package_files.py minilm_weights --output_dir {weights}" in commands
+    (trained,) = [command for command in commands if command.startswith("run_pretraining.py")]
+    assert f"--config configs/quickstart_phase1.json --init_weights {weights} " in trained
+    assert "--num_train_steps 240 --train_batch_size 8 --learning_rate 2e-4" in trained
+    done, commands = scripted("ablation.sh", INIT="random", **settings)
+    (trained,) = [command for command in commands if command.startswith("run_pretraining.py")]
+    assert "--init_weights" not in trained and "--hidden_size 128" in trained
+    assert not any("minilm" in command for command in commands)
+
+
 def test_variants_are_fine_tuned_on_reviews_unless_it_is_told_otherwise(scripted, tmp_path):
     (tmp_path / "out").mkdir()
     settings = {"VARIANTS": "mask_15 masked_lm", "UPDATES": "10"}
@@ -651,6 +667,8 @@ def test_variants_are_fine_tuned_on_reviews_unless_it_is_told_otherwise(scripted
         ("ablation.sh", {"VARIANTS": "mask_15 other"}, "VARIANTS 'other': is none of"),
         ("ablation.sh", {"VARIANTS": "x[$(pwd>&2)]"}, "is none of"),
         ("pretrain_small.sh", {"MAX_SEQ_LENGTH": "a[1]"}, "MAX_SEQ_LENGTH a[1]: must be a positive number"),
+        ("ablation.sh", {"INIT": "bert"}, "INIT 'bert': is none of minilm, random"),
+        ("ablation.sh", {"VOCAB_SIZE": "90"}, "INIT=minilm has a vocabulary of its own"),
         ("ablation.sh", {"GLUE_TASK": "RTE"}, "GLUE_TASK RTE: needs GLUE_DIR"),
         ("ablation.sh", {"GLUE_TASK": "RTE", "SQUAD_DIR": "a"}, "one task, not both"),
         ("ablation.sh", {"FINE_TUNE_EPOCHS": "few"}, "FINE_TUNE_EPOCHS few: must be a whole number"),
@@ -670,7 +688,14 @@ def small_environment(language: Path, folder: Path) -> dict[str, str]:
         "SHARDS": language / "shards_32",
         "SEED": "3",
     }
-    settings |= {"MAX_SEQ_LENGTH": 32, "UPDATES": 8, "BATCH": 4, "EVAL_EVERY": 4, "PRECISION": "fp32"}
+    settings |= {
+        "INIT": "random",
+        "MAX_SEQ_LENGTH": 32,
+        "UPDATES": 8,
+        "BATCH": 4,
+        "EVAL_EVERY": 4,
+        "PRECISION": "fp32",
+    }
     return os.environ | {name: str(value) for name, value in settings.items()}
 
 
