@@ -96,9 +96,10 @@ def dropout_seeds(seed: tf.Tensor | None, salts: Sequence[int]) -> list[tf.Tenso
     """
     if seed is None:
         return [None] * len(salts)
-    first, second = tf.unstack(tf.bitcast(seed, tf.uint32))
-    first = _mixed(tf.bitwise.bitwise_xor(first, tf.constant(salts, tf.uint32)))
-    return tf.unstack(tf.stack([first, _mixed(second + first)], axis=1))
+    with tf.name_scope("dropout"):
+        first, second = tf.unstack(tf.bitcast(seed, tf.uint32))
+        first = _mixed(tf.bitwise.bitwise_xor(first, tf.constant(salts, tf.uint32)))
+        return tf.unstack(tf.stack([first, _mixed(second + first)], axis=1))
 
 
 def dropout(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:

@@ -10,6 +10,7 @@ The losses are in pretraining.py, with the sampling, and in question_answering.p
 """
 
 import functools
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -203,7 +204,8 @@ class Encoder(keras.layers.Layer):
     """
 
     def __init__(self, config: ElectraConfig, embeddings: Embeddings | None = None, **kwargs):
-        super().__init__(**kwargs)
+        # Not autocast: the layers' weights are handed to their graph in float32, and cast there.
+        super().__init__(autocast=False, **kwargs)
         self.config = config
         self.recompute = False
         self._owns_embeddings = embeddings is None
@@ -259,13 +261,38 @@ class Encoder(keras.layers.Layer):
         seeds = fused_operations.dropout_seeds(
             dropout_seed, [salt for layer in layers for salt in layer.salts]
         )
+        call = _calls_through_one_graph(layers, self.name) if tf.inside_function() else EncoderLayer.__call__
         for number, layer in enumerate(layers):
-            compute = functools.partial(layer, dropout_seeds=seeds[3 * number : 3 * number + 3])
+            compute = functools.partial(call, layer, dropout_seeds=seeds[3 * number : 3 * number + 3])
             if self.recompute:
                 compute = tf.recompute_grad(compute)
             hidden = compute(hidden, attention_bias)
         # Recomputing takes no slices, which a gather of some rows hands down.
         return _with_dense_gradient(hidden) if self.recompute else hidden
+
+
+def _calls_through_one_graph(layers: Sequence[EncoderLayer], scope: str) -> Callable:
+    """What calls one of some like layers: all of them by one graph, traced and differentiated once.
+
+    The graph has the layer's weights among its arguments. It belongs to the graph that is traced around it,
+    as the next one may be traced under other settings (fused_operations.compile_chains).
+
+    Args:
+        scope: what the operations are named after, in the gradient too, where the caller's name is lost.
+    """
+
+    @tf.function(autograph=False)
+    def of_weights(weights, hidden, attention_bias, dropout_seeds):
+        with tf.name_scope(scope):
+            outputs, _ = layers[0].stateless_call(weights, [], hidden, attention_bias, dropout_seeds)
+        return outputs
+
+    def call(layer: EncoderLayer, hidden, attention_bias, dropout_seeds):
+        with tf.name_scope(layer.name):
+            weights = [tf.convert_to_tensor(variable.value) for variable in layer.trainable_variables]
+            return of_weights(weights, hidden, attention_bias, dropout_seeds)
+
+    return call
 
 
 class DiscriminatorHead(keras.layers.Layer):
