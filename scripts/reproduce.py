@@ -243,9 +243,8 @@ def _check_working_tree(name: str) -> None:
 
 
 def _compare(record: dict, results: dict[str, SeedResult], provenance: dict, result: NamedResult) -> int:
-    starts = next(iter(provenance.values()))
-    settings = {key: value for key, value in starts[0]["settings"].items() if key != "SEED"}
-    _require_same(record, settings, result_records.shared_inputs(results))
+    settings, inputs = result_records.shared_settings(provenance), result_records.shared_inputs(results)
+    _require_same(record, settings, inputs)
     rows = result_records.compare(record, results, result.figures)
     print(result_records.shown_rows(rows, result.figures))
     outside = [row.name for row in rows if row.is_within is False]

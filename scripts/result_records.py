@@ -105,8 +105,8 @@ def make(name: str, results: Mapping[str, SeedResult], provenance: Mapping[str, 
         provenance: the starts of each seed's run (run_provenance.py).
 
     Raises:
-        UsageError: what was measured is not the code of one commit with the same packages, or the seeds saw
-            different data.
+        UsageError: what was measured is not the code of one commit with the same packages, or the runs had
+            different settings or data.
     """
     starts = [start for of_seed in provenance.values() for start in of_seed]
     commits = {start["commit"] for start in starts}
@@ -128,7 +128,7 @@ def make(name: str, results: Mapping[str, SeedResult], provenance: Mapping[str, 
         "commit": first["commit"],
         "date": min(start["started"] for start in starts)[:10],
         "command": first["command"],
-        "settings": {key: value for key, value in first["settings"].items() if key != "SEED"},
+        "settings": shared_settings(provenance),
         "hardware": list({json.dumps(start["hardware"]): start["hardware"] for start in starts}.values()),
         "versions": first["versions"],
         "wall_seconds": round(sum(start.get("seconds", 0.0) for start in starts), 1),
@@ -149,6 +149,31 @@ def make(name: str, results: Mapping[str, SeedResult], provenance: Mapping[str, 
         "mean": mean,
         "spread": spread,
     }
+
+
+def shared_settings(provenance: Mapping[str, Sequence[Mapping]]) -> dict[str, str]:
+    """The settings of all starts of all seeds, which must be the same but for SEED.
+
+    Args:
+        provenance: the starts of each seed's run.
+
+    Raises:
+        UsageError: they are not; says which setting of which seed.
+    """
+    of_starts = [
+        (seed, {key: value for key, value in start["settings"].items() if key != "SEED"})
+        for seed, starts in provenance.items()
+        for start in starts
+    ]
+    first_seed, first = of_starts[0]
+    for seed, settings in of_starts:
+        for key in sorted({*first, *settings}):
+            if settings.get(key) != first.get(key):
+                raise UsageError(
+                    f"seed {seed}: was started with other settings than seed {first_seed} at first: {key} is "
+                    f"{settings.get(key, 'not set')}, there {first.get(key, 'not set')}"
+                )
+    return first
 
 
 def shared_inputs(results: Mapping[str, SeedResult]) -> dict[str, str]:

@@ -288,6 +288,22 @@ def test_other_settings_are_named_before_anything_is_run(reproductions, monkeypa
         reproductions.run(record=True, seeds="1")
 
 
+@pytest.mark.parametrize("record", [True, False])
+def test_runs_of_different_settings_are_neither_recorded_nor_compared(reproductions, record):
+    reproductions.run(record=True)
+    (ran,) = (reproductions.folder / "work").iterdir()
+    recorded = files.read_json(reproductions.records / "stand_in.json")
+    provenance = ran / "seed_3" / "provenance.json"
+    (start,) = files.read_json(provenance)
+    other = start | {"settings": start["settings"] | {"SHIFT": "1"}}
+    # Whichever start of the seed it was.
+    for starts in ([other], [start, other], [other, start]):
+        files.write_json(provenance, starts)
+        with pytest.raises(UsageError, match=r"^seed 3: .* SHIFT is 1, there not set$"):
+            reproductions.run(record=record, from_folder=str(ran))
+    assert files.read_json(reproductions.records / "stand_in.json") == recorded
+
+
 def test_a_comparison_takes_the_records_settings(reproductions, monkeypatch, capsys):
     monkeypatch.setenv("SHIFT", "5")
     reproductions.run(record=True)
