@@ -151,8 +151,10 @@ def _run_seeds(
         for name, flag in result.flags.items():
             if environment.get(name):
                 command += [flag, environment[name]]
+        settings = run_provenance.settings_in(environment, (*result.settings, "SEED"))
+        # Its script notes the start, but does not run where the folder is finished.
+        run_provenance.require_settings(folder, settings)
         if not result.notes_provenance:
-            settings = run_provenance.settings_in(environment, (*result.settings, "SEED"))
             run_provenance.note_start(folder, settings, command)
         if run_provenance.is_finished(run_provenance.read(folder)):
             print(f"seed {seed}: is finished in {folder}", flush=True)

@@ -64,12 +64,8 @@ def note_start(folder: Path, settings: Mapping[str, str], command: Sequence[str]
     Raises:
         UsageError: an earlier start had other settings.
     """
+    require_settings(folder, settings)
     starts = read(folder)
-    if starts and starts[0]["settings"] != dict(settings):
-        raise UsageError(
-            f"{folder}: was begun with other settings ({_shown(starts[0]['settings'])}; now "
-            f"{_shown(settings)}); give another folder"
-        )
     if is_finished(starts):
         return
     now = datetime.datetime.now(datetime.UTC)
@@ -84,6 +80,20 @@ def note_start(folder: Path, settings: Mapping[str, str], command: Sequence[str]
     }
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / FILE_NAME, [*starts, start])
+
+
+def require_settings(folder: Path, settings: Mapping[str, str]) -> None:
+    """Stop unless a folder was begun with these settings, or nothing was started there yet.
+
+    Raises:
+        UsageError: it was begun with others.
+    """
+    starts = read(folder)
+    if starts and starts[0]["settings"] != dict(settings):
+        raise UsageError(
+            f"{folder}: was begun with other settings ({_shown(starts[0]['settings'])}; now "
+            f"{_shown(settings)}); give another folder"
+        )
 
 
 def finish(folder: Path) -> None:

@@ -304,6 +304,20 @@ def test_runs_of_different_settings_are_neither_recorded_nor_compared(reproducti
     assert files.read_json(reproductions.records / "stand_in.json") == recorded
 
 
+def test_a_finished_run_of_other_settings_is_not_recorded_as_one_of_these(reproductions, monkeypatch):
+    reproductions.run(record=True, seeds="1")
+    recorded = files.read_json(reproductions.records / "stand_in.json")
+    # The scripts that note their settings themselves are not run for a folder that is finished.
+    reproductions.result = dataclasses.replace(reproductions.result, notes_provenance=True)
+    monkeypatch.setenv("SHIFT", "5")
+    with pytest.raises(UsageError, match=r"seed_1: was begun with other settings \(SEED=1; now SHIFT=5, "):
+        reproductions.run(record=True, seeds="1")
+    assert reproductions.started() == ["1"]
+    assert files.read_json(reproductions.records / "stand_in.json") == recorded
+    monkeypatch.delenv("SHIFT")
+    assert reproductions.run(record=True, seeds="1") == 0
+
+
 def test_a_comparison_takes_the_records_settings(reproductions, monkeypatch, capsys):
     monkeypatch.setenv("SHIFT", "5")
     reproductions.run(record=True)
