@@ -4,7 +4,8 @@
     python scripts/reproduce.py pretrain_small --record --from results/pretrain_small
 
 Figures are compared by their means over the seeds: within is what differs from the recorded mean by no more
-than twice the recorded deviation, or than the figure's floor. Seconds and rates are shown only. --record
+than 95 % of repetitions would, by the recorded deviation, or than the figure's floor; of one recorded seed
+there is the floor alone. Seconds and rates are shown only. --record
 wants the code of one commit, from a working tree without changes, and writes docs/results/NAME.json, the logs
 in docs/results/NAME/ and docs/results.md. --from takes a finished folder instead of running anything: one
 seed's, or one that holds seed_<seed>/.

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "docs" / "results"
 DOCUMENT = ROOT / "docs" / "results.md"
 _CURVE_POINTS = 40
-_DEVIATIONS = 2.0
+# Share of sound repetitions that a figure calls within.
+_CONFIDENCE = 0.95
 _ABSOLUTE_PATH = re.compile(r'"/(?:[^"/]*/)*([^"/]*)"')
 _TABLE = re.compile(r"(<!-- record: (\w+) -->\n).*?(<!-- /record -->)", re.DOTALL)
 
@@ -192,16 +193,36 @@ def shared_inputs(results: Mapping[str, SeedResult]) -> dict[str, str]:
 def compare(record: Mapping, results: Mapping[str, SeedResult], figures: Mapping[str, Figure]) -> list[Row]:
     """Each figure of the record or of the new results beside the other's.
 
-    A mean is within if it differs from the recorded one by no more than twice the recorded deviation, or
-    than the figure's floor, whichever is larger.
+    A mean is within if it differs from the recorded one by no more than `prediction_bound` or the figure's
+    floor, whichever is larger.
     """
     mean, _ = means(results)
     rows = []
     for name in dict.fromkeys([*record["mean"], *mean]):
         floor, spread = figure_of(name, figures).floor, record["spread"].get(name)
-        allowed = None if floor is None else max(_DEVIATIONS * (spread or 0.0), floor)
+        allowed = None
+        if floor is not None:
+            allowed = max(prediction_bound(spread or 0.0, len(record["seeds"]), len(results)), floor)
         rows.append(Row(name, record["mean"].get(name), spread, mean.get(name), allowed))
     return rows
+
+
+def prediction_bound(deviation: float, recorded: int, measured: int) -> float:
+    """How far the mean of new seeds lies from that of recorded ones, at most, in 95 of 100 repetitions.
+
+    Student's, as the deviation is itself an estimate from a few seeds: for figures that are normal over the
+    seeds. 0 for one recorded seed, which has no deviation.
+
+    Args:
+        deviation: of the sample of recorded seeds.
+        recorded, measured: how many seeds there are.
+    """
+    if recorded < 2:
+        return 0.0
+    import scipy.special
+
+    quantile = float(scipy.special.stdtrit(recorded - 1, (1 + _CONFIDENCE) / 2))
+    return quantile * deviation * math.sqrt(1 / recorded + 1 / measured)
 
 
 def differences(record: Mapping, settings: Mapping[str, str], inputs: Mapping[str, str]) -> list[str]:
