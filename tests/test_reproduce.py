@@ -509,6 +509,12 @@ def test_the_document_has_every_name_and_is_what_the_records_say():
     assert recorded <= set(RESULTS)
 
 
+def test_the_readme_lists_every_name():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    (names,) = re.findall(r"`bash scripts/reproduce.sh NAME` runs one of our results again \(([^)]*)\)", text)
+    assert re.findall(r"`(\w+)`", names) == list(RESULTS)
+
+
 def test_the_quickstarts_figures_are_those_of_its_log(tmp_path):
     write_run(tmp_path / "results/models/quickstart")
     result = named_results.read_quickstart(tmp_path)
