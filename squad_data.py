@@ -8,6 +8,8 @@ Windows of tokens are made of the questions by squad_features.py.
 import codecs
 import contextlib
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +73,25 @@ def answer_fault(question: Question) -> int:
 def read_squad(path: str | Path, flag: str, version_2: bool) -> list[Question]:
     """All questions of a file, in its order; `iterate_questions` says what is checked."""
     return list(iterate_questions(path, flag, version_2))
+
+
+def content_sha256(path: str | Path, flag: str) -> str:
+    """Hexadecimal SHA-256 of what a SQuAD 1.1 file asks, and of what is right; not of how it is written.
+
+    That of the questions by their ids, each a line of JSON: [id, question, context, answers, first answer's
+    character]. Titles and the order count for nothing.
+
+    Args:
+        flag: the flag that named it, without dashes, for messages.
+
+    Raises:
+        UsageError: as by `iterate_questions`.
+    """
+    digest = hashlib.sha256()
+    for question in sorted(iterate_questions(path, flag, version_2=False), key=lambda question: question.id):
+        row = [question.id, question.text, question.context, question.answers, question.answer_start]
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def iterate_questions(path: str | Path, flag: str, version_2: bool) -> Iterator[Question]:
