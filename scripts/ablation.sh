@@ -89,6 +89,7 @@ fine_tune() {
   local weights=$folder/results/models/$1/exports/discriminator
   [[ ${FINE_TUNE_EPOCHS:-} != 0 ]] || return 0
   if [[ -n ${SQUAD_DIR:-} ]]; then
+    settle_questions "$folder/squad/$1" "$SQUAD_DIR"
     command=("$python" run_tf_squad.py --config configs/squad_quickstart.json --data_dir "$SQUAD_DIR"
       --output_dir "$folder/squad/$1")
     # The windows may not be longer than the network's positions.

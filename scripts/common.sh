@@ -136,6 +136,18 @@ run_logged() {
   return "$status"
 }
 
+# settle_questions FOLDER SQUAD_DIR: notes in FOLDER which questions its model is fine-tuned and scored on, and stops
+# where it was begun on others.
+settle_questions() {
+  local found
+  found=$("$python" scripts/squad_checksums.py "$2")
+  if [[ -f $1/questions.sha256 && $(< "$1/questions.sha256") != "$found" ]]; then
+    fail "$1: was fine-tuned on other questions than those of $2; delete it, or give another folder"
+  fi
+  mkdir -p "$1"
+  echo "$found" > "$1/questions.sha256"
+}
+
 # best_cpu_precision: bf16 where the processor multiplies in it, else tf32, which is float32 there.
 best_cpu_precision() {
   if grep -qsE '^flags.* (avx512_bf16|amx_bf16)' /proc/cpuinfo; then echo bf16; else echo tf32; fi

@@ -13,10 +13,12 @@ from pathlib import Path
 from statistics import median_high
 
 from result_records import Figure, SeedResult
+from squad_checksums import checksums
 
 import files
 import run_health
 from command_line import RunFailure, UsageError
+from data import xquad_split
 from run_log import RunLog, read_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +76,8 @@ class NamedResult:
         flags: names in the environment that become a flag of the command.
         seeds: where SEEDS does not say otherwise.
         notes_provenance: the command itself writes run_provenance.py's file; else it is written for it.
+        input_difference: from (environment, a record's inputs) to what is known before any run to differ from
+            these, "" where nothing is.
     """
 
     summary: str
@@ -85,6 +89,7 @@ class NamedResult:
     flags: Mapping[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] = (1, 2, 3)
     notes_provenance: bool = False
+    input_difference: Callable[[Mapping[str, str], Mapping[str, str]], str] = lambda environment, inputs: ""
 
 
 # ------------------------------------------------------------------------------------------------- read
@@ -99,9 +104,12 @@ def read_squad(folder: Path) -> SeedResult:
     """Of an OUT_DIR of scripts/quickstart_squad.sh."""
     scores = _read_json(folder / "eval_results.json")
     inputs = {"questions_sha256": _sha256_of_json(sorted(_read_json(folder / "predictions.json")))}
-    weights = folder / "weights.sha256"
+    weights, questions = folder / "weights.sha256", folder / "questions.sha256"
     if weights.is_file():
         inputs["weights_sha256"] = files.sha256_of_file(weights)
+    if questions.is_file():
+        lines = map(str.split, questions.read_text(encoding="utf-8").splitlines())
+        inputs |= {_input_of(name): checksum for checksum, name in lines}
     logs = _log_of("fine_tuning", folder)
     return SeedResult({name: float(scores[name]) for name in _ANSWERS}, inputs, logs=logs)
 
@@ -232,6 +240,28 @@ def _of_squad(seed: int, folder: Path, work: Path) -> dict[str, str]:
     return {"SEED": str(seed), "QUICKSTART_DIR": str(work / "weights"), "OUT_DIR": str(folder)}
 
 
+def difference_of_questions(environment: Mapping[str, str], inputs: Mapping[str, str]) -> str:
+    """In what SQUAD_DIR differs from the questions of a record's inputs; "" where it does not."""
+    recorded = {name: inputs[name] for name in map(_input_of, xquad_split.PARTS) if name in inputs}
+    folder, found = environment.get("SQUAD_DIR"), {}
+    if folder:
+        try:
+            found = {_input_of(name): value for name, value in checksums(ROOT / folder).items()}
+        except UsageError as error:
+            return str(error).replace("--data_dir", "SQUAD_DIR", 1)
+    if found == recorded:
+        return ""
+    told = f"SQUAD_DIR {folder}: has not the recorded questions" if folder else "SQUAD_DIR is not set"
+    if recorded == {_input_of(name): part.sha256 for name, part in xquad_split.PARTS.items()}:
+        told += "; python data/xquad_split.py --output_dir FOLDER makes the recorded files"
+    return told
+
+
+def _input_of(name: str) -> str:
+    """The name among a record's inputs of the questions of SQuAD's file `name`."""
+    return f"{name.partition('-')[0]}_questions_sha256"
+
+
 def _of_pretraining(seed: int, folder: Path, work: Path) -> dict[str, str]:
     shared = {"CORPUS_DIR": os.environ.get("CORPUS_DIR") or str(work / "corpus")}
     return {"SEED": str(seed), "RESULTS_DIR": str(folder)} | shared
@@ -256,6 +286,7 @@ RESULTS: dict[str, NamedResult] = {
         figures=_ANSWERS | _SCRIPT,
         settings=("PRECISION", "MAX_QUESTIONS"),
         flags={"MAX_QUESTIONS": "--max_questions"},
+        input_difference=difference_of_questions,
     ),
     "squad_huggingface": NamedResult(
         summary="the same by Hugging Face's model and PyTorch (scripts/huggingface_squad_scores.py)",
@@ -265,6 +296,7 @@ RESULTS: dict[str, NamedResult] = {
         figures=_ANSWERS | _SCRIPT,
         settings=("PRECISION", "MAX_QUESTIONS"),
         flags={"MAX_QUESTIONS": "--max_questions"},
+        input_difference=difference_of_questions,
     ),
     "pretrain_small": NamedResult(
         summary="scripts/pretrain_small.sh: ELECTRA-small from random weights for hours, once resumed",
@@ -294,5 +326,6 @@ RESULTS: dict[str, NamedResult] = {
             *("MAX_QUESTIONS", "GLUE_TASK", "FINE_TUNE_EPOCHS", *_OF_TEXT),
         ),
         notes_provenance=True,
+        input_difference=difference_of_questions,
     ),
 }

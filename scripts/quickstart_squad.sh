@@ -85,6 +85,7 @@ files=$(cd "$weights" && find . -type f -print0 | sort -z | xargs -0 sha256sum)
 if [[ -f $out/weights.sha256 && $(< "$out/weights.sha256") != "$files" ]]; then
   fail "$out: was fine-tuned from other weights than those of $weights; delete it, or give another OUT_DIR"
 fi
+settle_questions "$out" "$squad"
 echo "$files" > "$out/weights.sha256"
 command=("$python" run_tf_squad.py --config configs/squad_quickstart.json --do_train --do_eval
   --restore_checkpoint=latest --precision "$PRECISION")

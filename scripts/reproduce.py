@@ -97,6 +97,7 @@ def reproduce(
         settings = {"PRECISION": config.default_precision}
         if not config.record:
             settings = _recorded_settings(record, result)
+            _require_recorded_inputs(record, result)
         chosen = {name: value for name, value in settings.items() if not os.environ.get(name)}
         folders = _run_seeds(config, result, os.environ | chosen)
     results = {seed: _read(result, seed, folder) for seed, folder in folders.items()}
@@ -130,6 +131,16 @@ def _recorded_settings(record: Mapping, result: NamedResult) -> dict[str, str]:
     if settings:
         print("as recorded: " + " ".join(f"{name}={value}" for name, value in settings.items()), flush=True)
     return settings
+
+
+def _require_recorded_inputs(record: Mapping, result: NamedResult) -> None:
+    """Stop where the environment names other inputs than the record's.
+
+    Raises:
+        UsageError: it does, and hours of running could not be compared.
+    """
+    if told := result.input_difference(os.environ, record["inputs"]):
+        raise UsageError(f"name {record['name']}: is no repetition of its record: {told}")
 
 
 def _run_seeds(

@@ -3,6 +3,7 @@
 #
 #   bash scripts/reproduce.sh quickstart                          # three seeds, then the comparison
 #   SEEDS=1 bash scripts/reproduce.sh pretrain_small              # hours
+#   SQUAD_DIR=FOLDER bash scripts/reproduce.sh squad              # on what data/xquad_split.py wrote there
 #   bash scripts/reproduce.sh ablation --record                   # writes docs/results/ablation.json
 #   bash scripts/reproduce.sh pretrain_small --record --from results/pretrain_small    # of a run that is finished
 #

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from glue_files import write_own_files
 from run_logs import UPDATES, held_out_line, real_quickstart_log, write_run
+from squad_cases import write_questions
 from training_runs import MODEL, ROOT
 
 sys.path.append(str(ROOT / "scripts"))
@@ -567,11 +569,14 @@ def test_updates_to_the_target_are_the_first_evaluation_under_it(tmp_path):
     assert "updates_to_target" not in named_results.read_pretrain_small(tmp_path / "three").figures
 
 
-def write_squad(folder: Path, exact: float, f1: float, question: str = "q1") -> None:
+def write_squad(
+    folder: Path, exact: float, f1: float, question: str = "q1", train: str = "45", dev: str = "67"
+) -> None:
     folder.mkdir(parents=True)
     files.write_json(folder / "eval_results.json", {"exact_match": exact, "f1": f1})
     files.write_json(folder / "predictions.json", {question: "an answer"})
     (folder / "weights.sha256").write_text("0123  model.safetensors\n")
+    (folder / "questions.sha256").write_text(f"{train}  train-v1.1.json\n{dev}  dev-v1.1.json\n")
 
 
 def test_squads_figures_are_its_scores_and_its_questions_are_known(tmp_path):
@@ -586,6 +591,75 @@ def test_squads_figures_are_its_scores_and_its_questions_are_known(tmp_path):
     assert result_records.differences(record, {}, one.inputs) == []
     (told,) = result_records.differences(record, {}, other.inputs)
     assert told.startswith("the input questions_sha256 is ")
+
+
+def test_other_questions_to_train_on_are_other_inputs_though_the_answered_ones_are_the_same(tmp_path):
+    write_squad(tmp_path / "a", 36.5, 48.25)
+    write_squad(tmp_path / "b", 36.5, 48.25, train="46")
+    write_squad(tmp_path / "c", 36.5, 48.25, dev="68")
+    one, *others = (named_results.read_squad(tmp_path / name) for name in "abc")
+    assert one.inputs["train_questions_sha256"] == "45" and one.inputs["dev_questions_sha256"] == "67"
+    for name, other in zip(("train", "dev"), others, strict=True):
+        (told,) = result_records.differences({"settings": {}, "inputs": one.inputs}, {}, other.inputs)
+        assert told.startswith(f"the input {name}_questions_sha256 is ")
+
+
+@pytest.mark.parametrize("name", ["squad", "squad_huggingface"])
+@pytest.mark.parametrize("questions", ["", "other", "none"])
+def test_a_comparison_on_other_questions_is_refused_before_anything_runs(tmp_path, name, questions):
+    folder = tmp_path / questions
+    if questions == "other":
+        write_questions(folder)
+    environment = os.environ | {
+        "PYTHON": sys.executable,
+        "SEEDS": "1",
+        "PRECISION": "",
+        "MAX_QUESTIONS": "",
+        "SQUAD_DIR": str(folder) if questions else "",
+        "REPRODUCE_DIR": str(tmp_path / "work"),
+        # Nothing to download from, where something would try.
+        "SQUAD_URL": "http://127.0.0.1:1",
+        "PIP_INDEX_URL": "http://127.0.0.1:1",
+    }
+    command = ["bash", str(ROOT / "scripts/reproduce.sh"), name]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    told = f"SQUAD_DIR {folder}: has not the recorded questions" if questions else "SQUAD_DIR is not set"
+    assert told in line and "python data/xquad_split.py --output_dir FOLDER" in line
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_recorded_questions_are_those_that_the_split_makes(shared_data, tmp_path):
+    environment = {"SQUAD_DIR": str(shared_data / "squad")}
+    for name in ("squad", "squad_huggingface"):
+        record = result_records.read(name)
+        assert RESULTS[name].input_difference(environment, record["inputs"]) == ""
+        # As named_results.read_squad has them of a run on these files.
+        ids = [
+            entry["id"]
+            for article in files.read_json(shared_data / "squad/dev-v1.1.json")["data"]
+            for paragraph in article["paragraphs"]
+            for entry in paragraph["qas"]
+        ]
+        expected = hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()
+        assert record["inputs"]["questions_sha256"] == expected
+        for part in ("train", "dev"):
+            rows = sorted(
+                [
+                    entry["id"],
+                    entry["question"],
+                    paragraph["context"],
+                    [answer["text"]],
+                    answer["answer_start"],
+                ]
+                for article in files.read_json(shared_data / f"squad/{part}-v1.1.json")["data"]
+                for paragraph in article["paragraphs"]
+                for entry in paragraph["qas"]
+                for answer in entry["answers"]
+            )
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            assert record["inputs"][f"{part}_questions_sha256"] == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_an_ablations_figures_stand_by_variant(tmp_path):
@@ -718,6 +792,17 @@ def test_variants_are_fine_tuned_on_reviews_unless_it_is_told_otherwise(scripted
         assert f"models/{variant}/exports/discriminator" in command and f"reviews/{variant}" in command
     done, commands = scripted("ablation.sh", FINE_TUNE_EPOCHS="0", **settings)
     assert done.returncode == 0 and not any("reviews" in command for command in commands)
+
+
+def test_a_variants_folder_notes_the_questions_that_it_is_fine_tuned_on(scripted, tmp_path):
+    questions = str(tmp_path / "questions")
+    done, commands = scripted("ablation.sh", VARIANTS="mask_15", SQUAD_DIR=questions, UPDATES="10")
+    assert done.returncode == 0, done.stderr
+    place = commands.index(f"scripts/squad_checksums.py {questions}")
+    assert commands[place + 1].startswith(
+        f"run_tf_squad.py --config configs/squad_quickstart.json --data_dir {questions}"
+    )
+    assert (tmp_path / "out/squad/mask_15/questions.sha256").is_file()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from training_runs import ROOT
 
 from command_line import from_dictionary, parse
 from squad_configuration import SquadConfig
+from squad_data import content_sha256
 
 SCRIPTS = ROOT / "scripts"
 
@@ -30,6 +31,8 @@ if os.environ.get("FAIL_AT") and any(os.environ["FAIL_AT"] in argument for argum
     sys.exit(7)
 if arguments[0] == "run_inference.py":
     print("an answer")
+if arguments[0] == "scripts/squad_checksums.py":
+    print(os.environ.get("CHECKSUMS", ""))
 if arguments[0] == "scripts/huggingface_squad_speed.py":
     what = "training" if "training" in arguments else "inference"
     print(json.dumps({{f"{{what}}_sequences_per_second": 4.5}}))
@@ -607,23 +610,24 @@ def test_one_command_fine_tunes_scores_and_answers_three_questions(quickstart):
         "quickstart_squad.sh", "--init", "minilm", "--max_questions", "60", PRECISION="fp32"
     )
     assert done.returncode == 0, done.stderr
-    assert programs(calls) == ["data/package_files.py", "run_tf_squad.py", *["run_inference.py"] * 3]
+    before = ["data/package_files.py", "scripts/squad_checksums.py"]
+    assert programs(calls) == [*before, "run_tf_squad.py", *["run_inference.py"] * 3]
     folder = quickstart.folder / "quickstart"
     out = folder / "squad_minilm_first_60"
-    config = settings(calls[1])
+    config = settings(calls[2])
     assert config.electra_model == str(folder / "minilm") and config.output_dir == str(out)
     assert config.do_train and config.do_eval and config.restore_checkpoint == "latest"
     assert (config.max_questions, config.precision, config.seed) == (60, "fp32", 42)
-    for call in calls[2:]:
+    for call in calls[3:]:
         flags = dict(zip(call[1::2], call[2::2], strict=True))
         assert flags["--electra_model"] == str(out / "model")
         assert flags["--question"].endswith("?") and "Danube" in flags["--context"]
-    assert len({call[4] for call in calls[2:]}) == 3
+    assert len({call[4] for call in calls[3:]}) == 3
     assert done.stdout.count("an answer") == 3
     assert "exact match 36.75, F1 48.50" in done.stdout
     assert f"run_inference.py --electra_model {out}/model" in done.stdout
     again, calls = quickstart("quickstart_squad.sh", "--init=minilm", "--max-questions=60", PRECISION="fp32")
-    assert again.returncode == 0 and settings(calls[1]) == config
+    assert again.returncode == 0 and settings(calls[2]) == config
 
 
 def test_the_same_is_fine_tuned_by_hugging_face_in_a_folder_of_its_own(quickstart):
@@ -631,8 +635,9 @@ def test_the_same_is_fine_tuned_by_hugging_face_in_a_folder_of_its_own(quickstar
     done, calls = quickstart("quickstart_squad.sh", *words, "--huggingface", SEED=3, PRECISION="tf32")
     assert done.returncode == 0, done.stderr
     out = str(quickstart.folder / "quickstart" / "squad_minilm_first_60_huggingface_seed_3")
-    assert programs(calls) == ["data/package_files.py", "scripts/huggingface_squad_scores.py"]
-    flags = dict(zip(calls[1][1::2], calls[1][2::2], strict=True))
+    before = ["data/package_files.py", "scripts/squad_checksums.py"]
+    assert programs(calls) == [*before, "scripts/huggingface_squad_scores.py"]
+    flags = dict(zip(calls[2][1::2], calls[2][2::2], strict=True))
     assert flags == {
         "--precision": "fp32",
         "--electra_model": str(quickstart.folder / "quickstart" / "minilm"),
@@ -647,13 +652,13 @@ def test_the_same_is_fine_tuned_by_hugging_face_in_a_folder_of_its_own(quickstar
 def test_the_quickstarts_discriminator_is_taken_where_there_is_one(quickstart):
     done, calls = quickstart("quickstart_squad.sh")
     assert "starting from the package's weights" in done.stdout
-    assert settings(calls[1]).electra_model.endswith("quickstart/minilm")
+    assert settings(calls[2]).electra_model.endswith("quickstart/minilm")
     exported = quickstart.folder / "quickstart/results/models/quickstart/exports/discriminator"
     exported.mkdir(parents=True)
     (exported / "model.safetensors").write_bytes(b"one")
     done, calls = quickstart("quickstart_squad.sh", SEED=7)
-    assert programs(calls)[0] == "run_tf_squad.py"
-    config = settings(calls[0])
+    assert programs(calls)[:2] == ["scripts/squad_checksums.py", "run_tf_squad.py"]
+    config = settings(calls[1])
     assert config.electra_model == str(exported) and config.seed == 7
     assert config.output_dir.endswith("quickstart/squad_quickstart_seed_7")
 
@@ -669,11 +674,48 @@ def test_questions_are_downloaded_unless_a_folder_has_them(quickstart):
     assert done.returncode == 0, done.stderr
     words = ["--output_dir", "data/download/squad/v1.1", "--url", "http://127.0.0.1:1/mirror"]
     assert calls[1] == ["data/squad_download.py", *words]
-    assert settings(calls[2]).data_dir == "data/download/squad/v1.1"
+    assert calls[2] == ["scripts/squad_checksums.py", "data/download/squad/v1.1"]
+    assert settings(calls[3]).data_dir == "data/download/squad/v1.1"
+
+
+@pytest.mark.parametrize("theirs", [[], ["--huggingface"]])
+def test_a_folder_notes_its_questions_and_is_of_no_others(quickstart, theirs):
+    out, words = quickstart.folder / "out", ("--init", "minilm", *theirs)
+    # Both files' questions as the stand-in has them checked.
+    done, _ = quickstart("quickstart_squad.sh", *words, OUT_DIR=out, CHECKSUMS="one  train-v1.1.json")
+    assert done.returncode == 0 and (out / "questions.sha256").read_text() == "one  train-v1.1.json\n"
+    done, calls = quickstart("quickstart_squad.sh", *words, OUT_DIR=out, CHECKSUMS="two  train-v1.1.json")
+    assert done.returncode == 2 and calls[-1][0] == "scripts/squad_checksums.py"
+    assert f"{out}: was fine-tuned on other questions than those of questions" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (out / "questions.sha256").read_text() == "one  train-v1.1.json\n"
+
+
+def test_questions_checksums_are_those_of_both_files(tmp_path, run_program):
+    write_questions(tmp_path)
+    done = run_program("scripts/squad_checksums.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = ("train-v1.1.json", "dev-v1.1.json")
+    assert done.stdout == "".join(f"{content_sha256(tmp_path / name, 'x')}  {name}\n" for name in names)
+    # SQuAD 2.0 lies in files of other names, which run_tf_squad.py may be told to take.
+    (tmp_path / "train-v1.1.json").unlink()
+    done = run_program("scripts/squad_checksums.py", tmp_path)
+    assert done.returncode == 0 and done.stdout.split()[1:] == ["dev-v1.1.json"]
+    (tmp_path / "dev-v1.1.json").write_text("{}")
+    done = run_program("scripts/squad_checksums.py", tmp_path)
+    assert done.returncode == 2 and "dev-v1.1.json: not SQuAD format" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    "program", ["package_files.py", "squad_download.py", "run_tf_squad.py", "run_inference.py"]
+    "program",
+    [
+        "package_files.py",
+        "squad_download.py",
+        "squad_checksums.py",
+        "run_tf_squad.py",
+        "run_inference.py",
+    ],
 )
 def test_the_first_failure_ends_the_quickstart_with_its_code(quickstart, program):
     del quickstart.environment["SQUAD_DIR"]
