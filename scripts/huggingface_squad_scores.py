@@ -5,15 +5,17 @@
 
 Defaults are those of configs/squad_quickstart.json. Their tokenizer's windows, grouped by length and padded
 to the longest of a batch; PyTorch's AdamW, clipped gradients, linear warm-up and decay; answers chosen and
-scored by squad_decoding.py and squad_evaluation.py, as ours. Writes predictions.json and
-eval_results.json; run again, it does it all again.
+scored by squad_decoding.py and squad_evaluation.py, as ours. Writes predictions.json, eval_results.json and
+logs/dllogger.log, which run_report.py reads as a run's of ours; run again, it does it all again.
 """
 
 import contextlib
 import dataclasses
 import itertools
 import json
+import statistics
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +32,7 @@ import squad_evaluation
 from command_line import option, parse, require, run_program
 from squad_data import Question, iterate_questions
 from squad_decoding import DecodingRule, PlainOutput, WindowView, decode
+from telemetry import SQUAD_UNITS, DllLog, Meter
 
 _RECIPE = files.read_json(Path(__file__).resolve().parents[1] / "configs" / "squad_quickstart.json")
 _ADAM_EPSILON, _CLIP_NORM = 1e-6, 1.0
@@ -67,14 +70,21 @@ def main() -> int:
     config = parse(ScoresConfig, description=__doc__)
     asked = {which: _questions(config, which) for which in ("train", "dev")}
     torch, transformers, tokenizer, model = huggingface_squad.load(config.electra_model, config.seed)
-    _train(config, torch, transformers, tokenizer, model, asked["train"])
-    predictions = _answer(torch, tokenizer, model, asked["dev"])
-    dataset = files.read_json(Path(config.data_dir) / "dev-v1.1.json")["data"]
-    scores = squad_evaluation.evaluate(
-        squad_evaluation.only_answered(dataset, predictions), predictions, None, version_2=False
-    )
     output = Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(DllLog(output / "logs" / "dllogger.log", SQUAD_UNITS)) as log:
+        log.declare_units()
+        for name, value in dataclasses.asdict(config).items():
+            log.parameter({name: value})
+        log.parameter({"TORCH_VERSION": torch.__version__, "TRANSFORMERS_VERSION": transformers.__version__})
+        _train(config, log, torch, transformers, tokenizer, model, asked["train"])
+        started = time.monotonic()
+        predictions = _answer(torch, tokenizer, model, asked["dev"])
+        dataset = files.read_json(Path(config.data_dir) / "dev-v1.1.json")["data"]
+        scores = squad_evaluation.evaluate(
+            squad_evaluation.only_answered(dataset, predictions), predictions, None, version_2=False
+        )
+        log.log((), {"exact_match": scores["exact_match"], "F1": scores["f1"]})
+        log.log((), {"e2e_inference_time": time.monotonic() - started})
     files.write_json(output / "predictions.json", predictions)
     files.write_json(output / "eval_results.json", scores)
     print(json.dumps(scores))
@@ -92,8 +102,9 @@ def _windows(tokenizer, questions: Sequence[Question]):
 
 
 def _train(
-    config: ScoresConfig, torch, transformers, tokenizer, model, questions: Sequence[Question]
+    config: ScoresConfig, log: DllLog, torch, transformers, tokenizer, model, questions: Sequence[Question]
 ) -> None:
+    started = time.monotonic()
     encoded = _windows(tokenizer, questions)
     count = len(encoded["input_ids"])
     sampler = transformers.trainer_pt_utils.LengthGroupedSampler(
@@ -106,19 +117,43 @@ def _train(
         optimizer, int(updates * _RECIPE["warmup_proportion"]), updates
     )
     model.train()
+    meter, losses = Meter(updates), []
     batches = itertools.islice(_batches(sampler, config.train_batch_size), updates)
-    for rows in tqdm(batches, total=updates, desc="fine-tuning", unit="update", disable=None):
+    bar = tqdm(batches, total=updates, desc="fine-tuning", unit="update", disable=None)
+    for number, rows in enumerate(bar, 1):
+        began = time.monotonic()
+        batch = _batch(tokenizer, encoded, rows)
+        waited = time.monotonic() - began
         with _autocast(torch, config.precision):
             loss = model(
-                **_batch(tokenizer, encoded, rows),
+                **batch,
                 start_positions=torch.tensor([starts[row] for row in rows]),
                 end_positions=torch.tensor([ends[row] for row in rows]),
             ).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP_NORM)
+        gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP_NORM)
+        (learning_rate, *_) = schedule.get_last_lr()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        losses.append(loss.item())
+        tokens = int(batch["attention_mask"].sum())
+        meter.update_done(time.monotonic() - began, waited, len(rows), tokens)
+        if number % _RECIPE["log_freq"] == 0 or number == updates:
+            epoch = number * config.train_batch_size / count
+            # The names of our own log, and like there the mean since the line before.
+            values = {"step_loss": statistics.fmean(losses), "grad_norm": float(gradient_norm)}
+            values |= {"learning_rate": learning_rate, "epoch": epoch}
+            log.log((int(epoch), number), meter.window() | values)
+            last_loss, losses = values["step_loss"], []
+    log.log(
+        (),
+        {
+            "final_loss": last_loss,
+            "e2e_train_time": time.monotonic() - started,
+            "training_sequences_per_second": meter.sequences_per_second(),
+        },
+    )
 
 
 def _batches(sampler, size: int) -> Iterator[list[int]]:

@@ -12,9 +12,15 @@ import pytest
 from squad_cases import CONFIG, write_encoder, write_questions
 from training_runs import ROOT
 
+sys.path.append(str(ROOT / "scripts"))
+
+import named_results
+
 from command_line import from_dictionary, parse
+from run_log import read_run
 from squad_configuration import SquadConfig
 from squad_data import content_sha256
+from telemetry import read_dll_log
 
 SCRIPTS = ROOT / "scripts"
 
@@ -555,12 +561,30 @@ def test_hugging_faces_model_learns_to_answer_and_is_scored_by_the_evaluation_pr
     done = run_program("scripts/huggingface_squad_scores.py", *words)
     assert done.returncode == 0, done.stderr
     scores = json.loads((out / "eval_results.json").read_text())
-    assert scores["exact_match"] > 90 and json.loads(done.stdout) == scores
+    assert scores["exact_match"] > 90 and json.loads(done.stdout.splitlines()[-1]) == scores
     predictions = json.loads((out / "predictions.json").read_text())
     assert len(predictions) == 90
     scored = run_program("squad_evaluation.py", tmp_path / "dev-v1.1.json", out / "predictions.json")
     # Of the 120 questions 30 were not asked, and count as wrong there.
     assert json.loads(scored.stdout)["f1"] * 120 == pytest.approx(scores["f1"] * 90)
+    # A record takes the log. Each question is one window: 12 * 90 / 16 updates, a line for ten of them.
+    assert named_results.read_squad(out).logs == {"fine_tuning": out / "logs" / "dllogger.log"}
+    run = read_run(str(out))
+    (phase,) = run.phases
+    assert list(phase.training) == [10, 20, 30, 40, 50, 60, 68] and run.settings["learning_rate"] == 1e-2
+    assert all(rate > 0 for _, rate in phase.points("training", "train_perf"))
+    # 6 updates of warm-up, then linearly to 0 after the last one: 0.01 * (68 - 29) / (68 - 6).
+    assert dict(phase.points("training", "learning_rate"))[30] == pytest.approx(0.01 * 39 / 62)
+    losses = dict(phase.points("training", "step_loss"))
+    assert losses[68] < 0.1 * losses[10]
+    logged = {}
+    for event in read_dll_log(run.path):
+        logged |= event.get("data", {})
+    assert (logged["exact_match"], logged["F1"]) == (scores["exact_match"], scores["f1"])
+    assert logged["final_loss"] == losses[68] and logged["training_sequences_per_second"] > 0
+    report = run_program("run_report.py", out, "--output", tmp_path / "report.html")
+    assert report.returncode == 0, report.stderr
+    assert "total loss" in (tmp_path / "report.html").read_text()
 
 
 def test_a_benchmark_takes_nvidias_positionals(launch):
