@@ -20,9 +20,12 @@ _SLOWEST_QUARTER, _LINES_FOR_QUARTERS, _LEAST_SECONDS = 0.7, 12, 600
 
 
 def padding(run: RunLog) -> Finding:
-    """Whether much of the work goes into padding."""
+    """Whether much of a pre-training run's work goes into padding."""
     rule = "little padding"
-    shares = {phase.number: _padding_share(phase) for phase in run.phases}
+    pretraining = [phase for phase in run.phases if phase.settings.get("pretrain_tfrecords")]
+    if not pretraining:
+        return Finding(rule, None, "not pre-training: batches are padded to lengths of their own")
+    shares = {phase.number: _padding_share(phase) for phase in pretraining}
     shares = {number: share for number, share in shares.items() if share is not None}
     if not shares:
         return not_judged(rule, "train_perf, tokens_per_second and max_seq_length")

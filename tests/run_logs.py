@@ -9,6 +9,7 @@ from telemetry import DllLog
 SETTINGS = {
     "model_name": "made_up",
     "model_size": "base",
+    "pretrain_tfrecords": "shards_of_nobody",
     "max_seq_length": 128,
     "mask_prob": 0.15,
     "optimizer": "adam",
@@ -88,6 +89,11 @@ ROOT = Path(__file__).parents[1]
 def real_quickstart_log() -> Path:
     """The log of a run of scripts/quickstart.sh, seed 42, on two cores that other programs used too."""
     return Path(__file__).with_name("quickstart_dllogger.log")
+
+
+def real_fine_tuning_log() -> Path:
+    """The log of scripts/reproduce.sh squad, seed 1: batches of like length, none of them 384 tokens."""
+    return ROOT / "docs" / "results" / "squad" / "seed_1.fine_tuning.log.gz"
 
 
 def _without_none(values: dict) -> dict:
