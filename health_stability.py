@@ -47,7 +47,8 @@ _LEARNED_AUC, _AT_ITS_LOWEST = 0.6, 1.02
 # The quickstart's gradient norms are within a factor of two of their median; the clip takes the rest.
 _GRADIENT_SPIKE, _MOST_GRADIENT_SPIKES = 5.0, 0.05
 _LINES_BEFORE, _LINES_AFTER = 10, 10
-# Scales of 8 to 32,768 were what mixed precision needed (Micikevicius et al. 2018); ours begins at 32,768.
+# Scales of 8 to 32,768 were what mixed precision needed (Micikevicius et al. 2018). Ours begins at 32,768 for
+# each of the shares that an update's loss is divided into.
 _LOWEST_LOSS_SCALE = 8.0
 # A settled scale is too high for one update in 2,000: after each doubling.
 _MOST_SKIPPED, _FEW_SKIPPED = 0.01, 3
@@ -114,7 +115,13 @@ def gradient_spikes(run: RunLog) -> Finding:
 def loss_scale(run: RunLog) -> Finding:
     """Whether float16 holds the gradients."""
     rule = "loss scale holds"
-    scales = finite(run.points("training", "loss_scale"))
+    parts = zip(run.phases, run.curve("training", "loss_scale"), strict=True)
+    # Of a log from before the shares were in it, as of one share.
+    scales = [
+        (update, scale / phase.setting("loss_scale_shares", 1.0))
+        for phase, part in parts
+        for update, scale in finite(part)
+    ]
     if not scales:
         return Finding(rule, None, "no loss scale in the log: the run does not compute in float16")
     half = scales[len(scales) // 2 :]
@@ -122,7 +129,7 @@ def loss_scale(run: RunLog) -> Finding:
     skipped = sum(count for update, count in run.points("training", "skipped_updates") if update > first)
     share = skipped / max(1, last - first)
     evidence = (
-        f"loss scale {scales[-1][1]:g}, at most {max(scale for _, scale in scales):g}; "
+        f"loss scale of one share {scales[-1][1]:g}, at most {max(scale for _, scale in scales):g}; "
         f"{100 * share:.2f} % of the later half's updates skipped"
     )
     is_rare = share <= _MOST_SKIPPED or skipped <= _FEW_SKIPPED

@@ -59,6 +59,11 @@ class LossScale:
         self.value = self.INITIAL * self.shares if enabled else 1.0
         self.updates_without_overflow = 0
 
+    @property
+    def of_one_share(self) -> float:
+        """The scale as it would be of an update that is not divided."""
+        return self.value / self.shares
+
     def update(self, applied: bool) -> None:
         if not self.enabled:
             return
@@ -479,7 +484,8 @@ def _check_finite(result: UpdateResult, engine: Engine, data: UpdateData) -> Non
             f"the gradient of update {data.number} is not finite (loss {result.loss:.4f}); "
             f"its data: {data.origin()}"
         )
-    if engine.loss_scale.value < 1.0:
+    if engine.loss_scale.of_one_share < 1.0:
         raise RunFailure(
-            f"the loss scale fell below 1 at update {data.number}: float16 cannot hold the gradients"
+            f"the loss scale fell below {engine.loss_scale.shares:g} at update {data.number}: float16 cannot "
+            "hold the gradients"
         )

@@ -152,6 +152,8 @@ class TrainingRun(abc.ABC):
         for name, value in dataclasses.asdict(self._config).items():
             self._dll.parameter({name: value})
         self._dll.parameter({"workers": self._workers.size} | self._facts())
+        if self._engine.loss_scale.enabled:
+            self._dll.parameter({"loss_scale_shares": self._engine.loss_scale.shares})
         self._dll.parameter({"TENSORFLOW_VERSION": tf.__version__, "KERAS_VERSION": keras.__version__})
         self._dll.parameter(describe_environment())
 

@@ -76,6 +76,14 @@ FAULTS = {
         {"training": at(8000, 11_000, 14_000, 17_000, grad_norm=40.0)},
     ),
     "loss scale that sinks": ("loss scale holds", {"training": after(19_000, loss_scale=4.0)}),
+    # Begun at 16 x 32,768: 4 are left of each share.
+    "loss scale of an accumulated update that sinks": (
+        "loss scale holds",
+        {
+            "settings": {"loss_scale_shares": 16.0},
+            "training": lambda update: {"loss_scale": 16 * 32768.0 if update < 19_000 else 16 * 4.0},
+        },
+    ),
     "one update in fifty skipped": ("loss scale holds", {"training": always(skipped_updates=10.0)}),
     "learning rate too high": ("learning rate of a recipe", {"training": always(learning_rate=5e-3)}),
     "learning rate too low": ("learning rate of a recipe", {"training": always(learning_rate=1e-7)}),

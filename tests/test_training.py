@@ -177,7 +177,7 @@ def test_xla_computes_the_same_update():
 # ----------------------------------------------------------------------------------------- what goes wrong
 
 
-def _linear_engine(loss_scaling=False):
+def _linear_engine(loss_scaling=False, accumulation=2):
     """A model of one weight, whose gradient is the mean of x and whose loss is the mean of y."""
     weight = tf.Variable(0.5)
 
@@ -190,7 +190,7 @@ def _linear_engine(loss_scaling=False):
         loss,
         {"w": weight},
         AdamW({"w": weight}, beta_1=0.9, beta_2=0.999, weight_decay_rate=0.0),
-        accumulation_steps=2,
+        accumulation_steps=accumulation,
         loss_scaling=loss_scaling,
         jit_compile=False,
         seed=0,
@@ -315,11 +315,16 @@ def test_an_infinite_gradient_without_loss_scaling_stops_the_run():
     assert float(weight) == 0.5
 
 
-def test_a_collapsed_loss_scale_stops_the_run():
-    engine, _ = _linear_engine(loss_scaling=True)
-    engine.loss_scale.value = 1.0
-    with pytest.raises(RunFailure, match="loss scale"):
-        _run(engine, [_linear_update(1, [1.0, np.float32(3e38)])])
+@pytest.mark.parametrize(("accumulation", "collapsed"), [(1, 1.0), (2, 2.0)])
+def test_a_collapsed_loss_scale_stops_the_run(accumulation, collapsed):
+    """After as many overflows, however many micro-batches an update's loss is divided among."""
+    engine, _ = _linear_engine(loss_scaling=True, accumulation=accumulation)
+    overflow = _linear_update(1, [np.float32(3e38), 1.0][:accumulation])
+    engine.loss_scale.value = 2 * collapsed
+    _run(engine, [overflow])
+    assert engine.loss_scale.value == collapsed
+    with pytest.raises(RunFailure, match=f"loss scale fell below {collapsed:g} at update 1"):
+        _run(engine, [overflow])
 
 
 # ------------------------------------------------------------------------------------------------ the loop
