@@ -5,7 +5,7 @@ Thresholds stand above the rules, with where they come from.
 
 from architecture import MODEL_SIZES
 from health_finding import Finding, finite, last_trained, not_judged, recent
-from run_log import Phase, RunLog
+from run_log import Phase, Points, RunLog
 
 # NVIDIA's recipe (base, 67,584 sequences an update) leaves the majority class between update 300 and 930, in
 # a warm-up of 2,000; Google's (128 to 2,048 sequences) has 10,000 updates of warm-up.
@@ -154,22 +154,38 @@ def repetition(run: RunLog) -> Finding:
             continue
         judged = True
         told.append(f"phase {phase.number}: {max(epochs):.2f} epochs")
-        key = "eval_masked_lm_loss_masked_only"
-        points = finite(phase.points("held_out", key) or phase.points("held_out", "eval_disc_loss"))
-        if max(epochs) <= _EPOCHS or len(points) < 2:
+        if max(epochs) <= _EPOCHS:
             continue
-        best_update, best = min(points, key=lambda point: point[1])
-        last = min(value for _, value in points[-2:]) if len(points) > 2 else points[-1][1]
-        told[-1] += f", held-out loss {last:.3f}, lowest {best:.3f} at update {best_update:,}"
-        if last > _HELD_OUT_RISE * best:
-            return Finding(
-                rule,
-                False,
-                told[-1],
-                f"take the checkpoint nearest to update {best_update:,}, or more text; up to "
-                f"{_EPOCHS:.0f} epochs do no harm",
-            )
+        masked_lm = finite(phase.points("held_out", "eval_masked_lm_loss_masked_only"))
+        detection = finite(phase.points("held_out", "eval_disc_loss"))
+        for name, points in (("masked-LM", masked_lm), ("replaced-token", detection)):
+            if len(points) < 2:
+                continue
+            best_update, best = min(points, key=lambda point: point[1])
+            last = _held_out_now(points)
+            told[-1] += f", held-out {name} loss {last:.3f}, lowest {best:.3f} at update {best_update:,}"
+            # A generator that has become better since makes the discriminator's task harder.
+            explained = points is detection and _has_fallen(masked_lm, best_update)
+            if last > _HELD_OUT_RISE * best and not explained:
+                return Finding(
+                    rule,
+                    False,
+                    told[-1],
+                    f"take the checkpoint nearest to update {best_update:,}, or more text; up to "
+                    f"{_EPOCHS:.0f} epochs do no harm",
+                )
     return Finding(rule, True, "; ".join(told)) if judged else not_judged(rule, "epoch")
+
+
+def _held_out_now(points: Points) -> float:
+    """The lower of the last two evaluations; of two in all the last."""
+    return min(value for _, value in points[-2:]) if len(points) > 2 else points[-1][1]
+
+
+def _has_fallen(points: Points, since: float) -> bool:
+    """Whether a held-out loss is lower now than it was after update `since`."""
+    then = [value for update, value in points if update <= since][-1:]
+    return bool(then) and _held_out_now(points) < then[0]
 
 
 def _early_updates(run: RunLog) -> int:

@@ -95,6 +95,27 @@ FAULTS = {
             "held_out": lambda update: {"eval_masked_lm_loss_masked_only": 4.0 + abs(update - 10_000) / 1e4},
         },
     ),
+    # Learned at .15 by update 10,000, at .25 by the last; the generator's held-out loss stays what it was.
+    "data by heart, of the discriminator alone": (
+        "data not repeated to harm",
+        {
+            "training": lambda update: {"epoch": update / 1000},
+            "held_out": lambda update: {
+                "eval_masked_lm_loss_masked_only": 4.0,
+                "eval_disc_loss": 0.15 + abs(update - 10_000) / 1e5,
+            },
+        },
+    ),
+    "data by heart, of a discriminator without a generator": (
+        "data not repeated to harm",
+        {
+            "training": lambda update: {"epoch": update / 1000},
+            "held_out": lambda update: {
+                "eval_masked_lm_loss_masked_only": None,
+                "eval_disc_loss": 0.15 + abs(update - 10_000) / 1e5,
+            },
+        },
+    ),
     "half of it padding": ("little padding", {"training": always(tokens_per_second=100.0 * 64)}),
     "a slow disk": ("not waiting for data", {"training": always(data_wait=0.3, worst_data_wait=0.3)}),
     "one worker's slow disk": (
@@ -132,6 +153,13 @@ HARMLESS = {
     "many epochs while held-out loss falls": {"training": lambda update: {"epoch": update / 500}},
     "few epochs while held-out loss rises": {
         "held_out": lambda update: {"eval_masked_lm_loss_masked_only": 4.0 + update / 1e4}
+    },
+    "many epochs while the generator makes the task harder": {
+        "training": lambda update: {"epoch": update / 1000},
+        "held_out": lambda update: {
+            "eval_masked_lm_loss_masked_only": 6.5 - update / 1e4,
+            "eval_disc_loss": 0.15 + update / 1e5,
+        },
     },
     "a loss that rises because the generator learns": {
         "training": lambda update: {"total_loss": 12.0 + 8.0 * update / UPDATES[-1]}
