@@ -154,7 +154,9 @@ def draw_picture(runs: list[RunLog], output: Path) -> None:
             for number, part in enumerate(series.parts):
                 label = series.label if number == 0 else None
                 x, y = zip(*part, strict=True)
-                axis.plot(x, y, styles[series.style], label=label, color=f"C{series.color}", markersize=4)
+                # One point makes no line.
+                style = styles[series.style] if len(part) > 1 else "o"
+                axis.plot(x, y, style, label=label, color=f"C{series.color}", markersize=4)
         for border, color in chart.borders:
             axis.axvline(border, color="gray" if len(runs) == 1 else f"C{color}", linestyle=":", linewidth=1)
         if chart.is_logarithmic:

@@ -319,6 +319,9 @@ class _Reader:
 
     def _add_values(self, update: int, values: dict[str, float], is_held_out: bool) -> None:
         phase = self._phase_of(self.settings)
+        if "loss_scale" in values:
+            # Older logs name skipped updates only where there were some.
+            values.setdefault("skipped_updates", 0.0)
         if is_held_out:
             phase.held_out[update] = values
         else:

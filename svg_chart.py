@@ -133,11 +133,13 @@ def _curve(series: Series, x: _Axis, y: _Axis) -> str:
     )
     classes = f"{series.style} {_color(series.color)}"
     parts = [f'<path class="line curve {classes}" d="{line}"/>']
-    if series.style == HELD_OUT or len(series.points) == 1:
-        parts += [
-            f'<circle class="{classes}" cx="{x.place(update):.1f}" cy="{y.place(value):.1f}" r="2.2"/>'
-            for update, value in series.points
-        ]
+    # One point makes no line.
+    dotted = [part for part in series.parts if series.style == HELD_OUT or len(part) == 1]
+    parts += [
+        f'<circle class="{classes}" cx="{x.place(update):.1f}" cy="{y.place(value):.1f}" r="2.2"/>'
+        for part in dotted
+        for update, value in part
+    ]
     return "".join(parts)
 
 

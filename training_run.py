@@ -260,7 +260,6 @@ class TrainingRun(abc.ABC):
         record |= {"grad_norm": window.gradient_norm, "learning_rate": window.learning_rate}
         if window.loss_scale is not None:
             record["loss_scale"] = window.loss_scale
-        if window.skipped_updates:
             record["skipped_updates"] = window.skipped_updates
         record |= rates
         record["epoch"] = self._epoch(step)

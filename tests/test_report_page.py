@@ -150,4 +150,12 @@ def test_axes_have_round_ticks_within_their_range():
 def test_one_value_alone_and_equal_values_are_drawn(tmp_path):
     run = read_run(str(write_run(tmp_path, updates=[500])))
     drawn = [svg_chart.draw(chart) for chart in run_curves.charts([run])]
-    assert len(drawn) == 15 and all("<circle" in chart and "nan" not in chart for chart in drawn)
+    assert len(drawn) == 16 and all("<circle" in chart and "nan" not in chart for chart in drawn)
+
+
+def test_the_only_value_of_a_phase_is_drawn_beside_the_curve_of_the_other(tmp_path):
+    write_run(tmp_path, updates=(500, 1000))
+    write_run(tmp_path, {"phase2": True}, updates=(250,))
+    (losses, *_) = run_curves.charts([read_run(str(tmp_path))])
+    assert [len(part) for part in losses.series[0].parts] == [2, 1]
+    assert svg_chart.draw(losses).count("<circle") == 1

@@ -526,7 +526,7 @@ def test_mixed_precision_trains_and_resumes(runs: Runs, precision):
     assert _equal(whole, parts)
     values = runs.logged(f"{precision}-whole")[8]
     assert np.isfinite(values["total_loss"])
-    assert ("loss_scale" in values) == (precision == "amp")
+    assert ("loss_scale" in values) == ("skipped_updates" in values) == (precision == "amp")
     # The health of the scale is judged by share: of two micro-batches here.
     recorded = [event["data"] for event in runs.log(f"{precision}-whole") if event["type"] == "LOG"]
     shares = [data["loss_scale_shares"] for data in recorded if "loss_scale_shares" in data]

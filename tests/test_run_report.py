@@ -72,11 +72,42 @@ def test_everything_that_a_run_logs_has_its_curve(tmp_path):
     assert {"majority rate", "worker that waits longest", "word frequencies alone, at [MASK]"} <= shown
     words = "total loss, masked-LM loss, replaced-token loss, replaced-token accuracy, replaced-token AUC, "
     words += "masked-LM accuracy, sampled-token accuracy, gradient norm, learning rate, loss scale, "
+    words += "skipped updates, "
     words += "throughput (sequences/s), throughput (tokens/s), utilization, waiting for data, epochs"
     for title in words.split(", "):
         assert sum(name.startswith(title) for name in charts) == 1, title
     (utilization,) = charts["utilization (% of the machine's ceiling)"].series
     assert {value for _, value in utilization.points} == {45.0}
+
+
+def test_the_only_value_of_a_phase_has_a_marker_in_the_picture(tmp_path, monkeypatch):
+    """matplotlib draws nothing for a line of one point."""
+    from matplotlib import pyplot
+
+    write_run(tmp_path, updates=(500, 1000))
+    write_run(tmp_path, {"phase2": True}, updates=(250,))
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    run_curves.draw_picture([read_run(str(tmp_path))], tmp_path / "curves.png")
+    figure = pyplot.gcf()
+    monkeypatch.undo()
+    lines = [line for axis in figure.axes for line in axis.get_lines()]
+    pyplot.close(figure)
+    alone = [line for line in lines if len(line.get_xdata()) == 1]
+    assert len(alone) >= 15 and {line.get_marker() for line in alone} == {"o"}
+
+
+def test_between_skipped_updates_the_curve_is_at_zero(tmp_path):
+    """Logs name them on the lines that have some alone, or on all lines with a loss scale."""
+
+    def skipped(update):
+        return {"skipped_updates": 2.0} if update == 1000 else {}
+
+    run = read_run(str(write_run(tmp_path, training=skipped, updates=(500, 1000, 1500))))
+    (chart,) = [chart for chart in run_curves.charts([run]) if chart.title == "skipped updates"]
+    assert chart.series[0].points == [(500, 0.0), (1000, 2.0), (1500, 0.0)]
+    # Without a loss scale no update is skipped.
+    bf16 = write_run(tmp_path / "bf16", training=lambda update: {"loss_scale": None})
+    assert "skipped updates" not in [chart.title for chart in run_curves.charts([read_run(str(bf16))])]
 
 
 def test_long_curves_keep_their_spikes(tmp_path):
