@@ -1,20 +1,24 @@
-"""Rules on whether a run is stable: finite numbers, spikes of loss and gradients, the loss scale.
+"""Rules on whether a run is stable: finite numbers, failures, spikes of loss and gradients, the loss scale.
 
 Thresholds stand above the rules, with where they come from.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from statistics import median
 
 from health_finding import Finding, finite, not_judged, recent
 from run_log import Phase, Points, RunLog
 
+# As training.py and pretraining_run.py put it.
+_NOT_FINITE = re.compile(r"the (loss|gradient) of update \d|the loss scale fell|gave no finite eval_")
+
 
 def finite_numbers(run: RunLog) -> Finding:
-    """Whether every number is finite and the last start did not end by a failure."""
+    """Whether every number is finite, those too by which a start ended."""
     rule = "finite numbers"
-    if run.failure:
+    if _NOT_FINITE.search(run.failure):
         return Finding(
             rule,
             False,
@@ -38,6 +42,21 @@ def finite_numbers(run: RunLog) -> Finding:
                         "--precision bf16 or fp32",
                     )
     return Finding(rule, True, "every logged value is finite")
+
+
+def not_ended_early(run: RunLog) -> Finding:
+    """Whether the newest start ended by what is no fault of its numbers: a full disk, a lost worker."""
+    rule = "not ended by a failure"
+    if not run.failure:
+        return Finding(rule, True, "the log names none")
+    if _NOT_FINITE.search(run.failure):
+        return Finding(rule, True, "its numbers ended it, which a rule of their own is about")
+    return Finding(
+        rule,
+        False,
+        f"the run ended by itself: {run.failure}",
+        "mend what the message names, then go on from the last checkpoint with --restore_checkpoint=latest",
+    )
 
 
 # Between two log lines of the quickstart and of the recipes the loss moves by less than a tenth.

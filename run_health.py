@@ -14,6 +14,7 @@ from run_log import RunLog
 
 RULES: tuple[Callable[[RunLog], Finding], ...] = (
     health_stability.finite_numbers,
+    health_stability.not_ended_early,
     health_learning.majority_class,
     health_learning.unigram_plateau,
     health_learning.generator_strength,

@@ -1,13 +1,17 @@
 """Every rule finds the fault that it is there for in a made-up log, and nothing in one without it."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from run_logs import UPDATES, real_fine_tuning_log, real_quickstart_log, training_line, write_run
 
 import run_health
+import training
+from command_line import RunFailure
 from run_log import read_run
 from telemetry import DllLog
+from training import LossScale
 
 
 def findings(folder, **run) -> dict[str, run_health.Finding]:
@@ -33,7 +37,7 @@ def at(*places: int, **values):
 def test_a_healthy_run_is_healthy_by_every_rule(tmp_path):
     found = findings(tmp_path)
     assert {rule: finding.evidence for rule, finding in found.items() if not finding.healthy} == {}
-    assert len(found) == len(run_health.RULES) == 13
+    assert len(found) == len(run_health.RULES) == 14
     assert run_health.is_healthy(list(found.values()))
 
 
@@ -247,12 +251,53 @@ def test_a_spike_is_told_with_its_end(tmp_path):
     assert finding.evidence == ("phase 1, update 9,000: loss 60 after 20.94, down again after 1 line")
 
 
-def test_a_run_that_ended_by_a_failure_says_why(tmp_path):
-    log = DllLog(write_run(tmp_path) / "logs" / "dllogger.log")
-    log.log((), {"failure": "the loss of update 20001 is nan; its data: a.tfrecord records 7"})
+def faults_of_failure(folder, failure: str) -> list[run_health.Finding]:
+    """What is at fault with a healthy run that then ended by itself."""
+    log = DllLog(write_run(folder) / "logs" / "dllogger.log")
+    log.log((), {"failure": failure})
     log.close()
-    found = run_health.examine(read_run(str(tmp_path)))
-    (fault,) = [finding for finding in found if finding.healthy is False]
+    return [finding for finding in run_health.examine(read_run(str(folder))) if finding.healthy is False]
+
+
+def message_of_training(loss: float, loss_scale: LossScale) -> str:
+    """What training.py ends a run with after an update that could not be applied."""
+    data = SimpleNamespace(number=20_001, origin=lambda: "a.tfrecord records 7")
+    with pytest.raises(RunFailure) as failure:
+        training._check_finite(
+            SimpleNamespace(applied=False, loss=loss), SimpleNamespace(loss_scale=loss_scale), data
+        )
+    return str(failure.value)
+
+
+def test_a_failure_of_numbers_is_told_as_one_and_another_as_what_it_is(tmp_path):
+    collapsed = LossScale(enabled=True)
+    collapsed.value = 0.5
+    for number, message in enumerate(
+        (
+            message_of_training(math.nan, LossScale(False)),
+            message_of_training(1.0, LossScale(False)),
+            message_of_training(1.0, collapsed),
+            "the held-out evaluation at update 20000 gave no finite eval_disc_loss",
+        )
+    ):
+        (fault,) = faults_of_failure(tmp_path / str(number), message)
+        assert (fault.rule, "--learning_rate" in fault.advice) == ("finite numbers", True), message
+    for number, message in enumerate(
+        (
+            "OSError: [Errno 28] No space left on device: 'checkpoints/ckpt-20000/model.safetensors'",
+            "UnknownError: worker 3 is lost: HorovodAllreduce has been shut down",
+            "the device's memory is full; a smaller --train_batch_size takes less (node loss/gradient)",
+            "after update 20000 the weights of worker 3 differ from the others'",
+        )
+    ):
+        (fault,) = faults_of_failure(tmp_path / f"other{number}", message)
+        assert fault.rule == "not ended by a failure" and message in fault.evidence
+        assert "--restore_checkpoint=latest" in fault.advice and "--learning_rate" not in fault.advice
+
+
+def test_a_run_that_ended_by_a_failure_says_why(tmp_path):
+    message = "the loss of update 20001 is nan; its data: a.tfrecord records 7"
+    (fault,) = faults_of_failure(tmp_path, message)
     assert fault.rule == "finite numbers" and "a.tfrecord records 7" in fault.evidence
     # Another start goes on from the checkpoint before.
     write_run(tmp_path, updates=range(20_500, 21_001, 500))
@@ -270,7 +315,8 @@ def test_a_log_without_the_figures_is_not_judged_and_not_at_fault(tmp_path):
         held_out=always(eval_masked_lm_loss_masked_only=None),
     )
     judged = [rule for rule, finding in found.items() if finding.healthy is not None]
-    assert judged == ["finite numbers", "loss without lasting spikes", "steady throughput"]
+    always_judged = ["finite numbers", "not ended by a failure", "loss without lasting spikes"]
+    assert judged == [*always_judged, "steady throughput"]
     assert run_health.is_healthy(list(found.values()))
 
 
