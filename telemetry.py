@@ -9,8 +9,11 @@ import gzip
 import json
 import sys
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from command_line import UsageError
 
 # Units that NVIDIA's programs declare, and ours in the same manner.
 UNITS = {
@@ -178,20 +181,33 @@ def duration(seconds: float | None) -> str:
 def read_dll_log(path: str | Path) -> list[dict]:
     """The events of a DLLogger file, in order; a line cut off by a kill is left out.
 
-    One that ends in .gz is read as such.
+    One that ends in .gz is read as such, as far as it goes where it is cut off.
+
+    Raises:
+        UsageError: it ends in .gz and is none, or a damaged one.
     """
     events = []
-    opened = gzip.open if Path(path).suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            if line.startswith("DLLL "):
-                try:
-                    event = json.loads(line.removeprefix("DLLL "))
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(event, dict):
-                    events.append(event)
+    for line in _lines(Path(path)):
+        if line.startswith("DLLL "):
+            try:
+                event = json.loads(line.removeprefix("DLLL "))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict):
+                events.append(event)
     return events
+
+
+def _lines(path: Path) -> Iterator[str]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8", errors="replace") as stream:
+            yield from stream
+    except EOFError:
+        # Cut off, as by a copy that a kill ended: what follows the last whole line is left out too.
+        return
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise UsageError(f"{path}: is no whole gzip file ({error})") from None
 
 
 def _step_text(step: tuple[int, ...]) -> str:

@@ -1,11 +1,16 @@
 """Log lines are NVIDIA's form; rates and times are what a hand-kept clock says."""
 
+import gzip
 import json
+import random
 import re
+import zlib
+from pathlib import Path
 
 import pytest
 
 import telemetry
+from command_line import UsageError
 from telemetry import DllLog, Meter, duration, read_dll_log
 
 
@@ -43,6 +48,41 @@ def test_a_log_is_appended_to_and_a_cut_off_line_is_left_out(tmp_path):
     with open(path, "a") as stream:
         stream.write('DLLL {"timestamp": "17')
     assert [event["step"] for event in read_dll_log(path)] == [[1], [2]]
+
+
+def compressed_log(folder: Path) -> tuple[Path, bytes]:
+    """A log of 2,000 updates as .gz, whose numbers do not compress well, and its bytes."""
+    draw = random.Random(0)
+    lines = [
+        "DLLL " + json.dumps({"type": "LOG", "step": [step], "data": {"x": draw.random()}}) + "\n"
+        for step in range(1, 2001)
+    ]
+    path = folder / "dllogger.log.gz"
+    path.write_bytes(gzip.compress("".join(lines).encode()))
+    return path, path.read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.7, 0.9999])
+def test_of_a_compressed_log_that_is_cut_off_the_whole_lines_are_read(share, tmp_path):
+    """As many as zlib gets out of what is left."""
+    path, content = compressed_log(tmp_path)
+    rest = content[: int(share * len(content))]
+    path.write_bytes(rest)
+    whole = zlib.decompressobj(31).decompress(rest).count(b"\n")
+    assert (whole > 500) == (share > 0.2)
+    assert [event["step"] for event in read_dll_log(path)] == [[step] for step in range(1, whole + 1)]
+
+
+def test_a_file_that_is_no_gzip_or_a_damaged_one_is_one_line_with_its_name(tmp_path):
+    path, content = compressed_log(tmp_path)
+    middle = len(content) // 2
+    damaged = content[:middle] + bytes(64) + content[middle + 64 :]
+    for wrong in (b'DLLL {"type": "LOG"}\n', damaged, content[:-8] + bytes(8)):
+        path.write_bytes(wrong)
+        with pytest.raises(UsageError) as error:
+            read_dll_log(path)
+        assert str(error.value).startswith(f"{path}: is no whole gzip file (")
+        assert "\n" not in str(error.value)
 
 
 @pytest.fixture
