@@ -11,6 +11,7 @@ from pathlib import Path
 
 import checkpointing
 import files
+import run_log
 from architecture import ElectraConfig
 from command_line import UsageError
 from configuration import PretrainingConfig
@@ -116,6 +117,7 @@ def render(checkpoint: Path, network: PretrainedModel, licence: str) -> str:
     """The card of one of a checkpoint's networks; `licence` is an identifier of the hub."""
     state = files.read_json(checkpoint / checkpointing.STATE_NAME)
     run = _run_of(checkpoint)
+    phases = _phases(run, state)
     settings = state["config"]
     role = _role(network, settings)
     sections = [
@@ -123,8 +125,8 @@ def render(checkpoint: Path, network: PretrainedModel, licence: str) -> str:
         f"# {plain(str(settings.get('model_name', 'ELECTRA')))}: {role.name}",
         _introduction(role, network, state),
         architecture_table(network.config, network.tensors),
-        _data(run, state),
-        _training(run, state),
+        _data(phases, state),
+        _training(phases),
         _held_out(run, state, network),
         _use(role),
         licence_note(licence, "The licences of the training text are listed above."),
@@ -147,6 +149,14 @@ def _run_of(checkpoint: Path) -> RunLog | None:
         return read_run(str(checkpoint.resolve().parents[1]))
     except (UsageError, OSError):
         return None
+
+
+def _phases(run: RunLog | None, state: dict) -> list[Phase]:
+    """The phases up to the checkpoint's; that one by its settings where the log does not have it."""
+    phases = [phase for phase in run.phases if phase.number <= state["phase"]] if run else []
+    if not phases or phases[-1].number != state["phase"]:
+        phases.append(Phase(state["phase"], settings=state["config"]))
+    return phases
 
 
 def front_matter(licence: str, pipeline_tag: str, tags: Sequence[str]) -> str:
@@ -179,9 +189,9 @@ def architecture_table(config: ElectraConfig, tensors: Tensors) -> str:
     return f"## Architecture\n\n{count:,} parameters.\n\n{table(('setting', 'value'), rows)}"
 
 
-def _data(run: RunLog | None, state: dict) -> str:
+def _data(phases: Sequence[Phase], state: dict) -> str:
     lines = ["## Training data", ""]
-    manifests = run.manifests() if run else []
+    manifests = run_log.manifests(phases)
     if not manifests:
         patterns = code(str(state["config"].get("pretrain_tfrecords", "")))
         return "\n".join([*lines, f"Shards {patterns}, whose manifest was not there at the export."])
@@ -197,10 +207,7 @@ def _data(run: RunLog | None, state: dict) -> str:
     return "\n".join([*lines, "`DATA_CARD.md` beside the shards has the whole account."])
 
 
-def _training(run: RunLog | None, state: dict) -> str:
-    phases = [phase for phase in run.phases if phase.number <= state["phase"]] if run else []
-    if not phases or phases[-1].number != state["phase"]:
-        phases = [Phase(state["phase"], settings=state["config"])]
+def _training(phases: Sequence[Phase]) -> str:
     rows = [
         (code(name), *(code(str(phase.settings.get(name, "not recorded"))) for phase in phases))
         for name in _SETTINGS
@@ -217,8 +224,10 @@ def _training(run: RunLog | None, state: dict) -> str:
 
 def _held_out(run: RunLog | None, state: dict, network: PretrainedModel) -> str:
     title = "## Held-out metrics\n\n"
-    phases = [phase for phase in run.phases if phase.number == state["phase"]] if run else []
-    lines = phases[0].held_out if phases else {}
+    logged = [phase for phase in run.phases if phase.number == state["phase"]] if run else []
+    if not logged:
+        return f"{title}Not known: the run's log was not there at the export."
+    lines = logged[0].held_out
     update = max((update for update in lines if update <= state["step"]), default=None)
     if update is None:
         return f"{title}Not evaluated on held-out text."

@@ -6,6 +6,7 @@ logs. What is healthy is judged in run_health.py, what is drawn is chosen in run
 
 import datetime
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,24 +148,29 @@ class RunLog:
         return found
 
     def manifests(self) -> list[tuple[Path, dict]]:
-        """(folder, manifest) of the training shards of every phase, where they still are."""
-        folders: dict[Path, None] = {}
-        for phase in self.phases:
-            patterns = phase.settings.get("pretrain_tfrecords")
-            try:
-                shards = tfrecords.find_shards(patterns, "pretrain_tfrecords") if patterns else []
-            except UsageError:
-                continue
-            folders |= dict.fromkeys(Path(shard).parent for shard in shards)
-        found = []
-        for folder in folders:
-            try:
-                manifest = files.read_json(folder / tfrecords.MANIFEST_NAME)
-            except (OSError, ValueError):
-                continue
-            if isinstance(manifest, dict):
-                found.append((folder, manifest))
-        return found
+        """`manifests` of every phase."""
+        return manifests(self.phases)
+
+
+def manifests(phases: Iterable[Phase]) -> list[tuple[Path, dict]]:
+    """(folder, manifest) of the training shards of some phases, where they still are."""
+    folders: dict[Path, None] = {}
+    for phase in phases:
+        patterns = phase.settings.get("pretrain_tfrecords")
+        try:
+            shards = tfrecords.find_shards(patterns, "pretrain_tfrecords") if patterns else []
+        except UsageError:
+            continue
+        folders |= dict.fromkeys(Path(shard).parent for shard in shards)
+    found = []
+    for folder in folders:
+        try:
+            manifest = files.read_json(folder / tfrecords.MANIFEST_NAME)
+        except (OSError, ValueError):
+            continue
+        if isinstance(manifest, dict):
+            found.append((folder, manifest))
+    return found
 
 
 def read_run(run_dir: str) -> RunLog:

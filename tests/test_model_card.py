@@ -118,7 +118,37 @@ def test_a_checkpoint_by_itself_says_what_it_knows(tmp_path):
     card = model_card.render(path, DISCRIMINATOR, "unknown")
     assert "Shards `gone/*`, whose manifest was not there" in card
     assert "| setting | phase 2 |" in card and "| `learning_rate` | `0.5` |" in card
-    assert "Not evaluated on held-out text." in card
+    assert "Not known: the run's log was not there at the export." in card
+    assert "Not evaluated" not in card
+
+
+def test_a_run_without_held_out_text_was_not_evaluated(tmp_path):
+    path = checkpoint(tmp_path)
+    (path.parents[1] / "logs" / "dllogger.log").unlink()
+    write_run(path.parents[1], updates=(500, 12_000))
+    assert "Not evaluated on held-out text." in model_card.render(path, DISCRIMINATOR, "mit")
+
+
+def test_data_are_those_that_the_checkpoint_has_seen(tmp_path):
+    """Phase 1's checkpoint saw one folder of shards, phase 2's both; so it is where the log is gone."""
+    first = checkpoint(tmp_path)
+    shards = tmp_path / "shards_512"
+    shards.mkdir()
+    (shards / "pretrain_data.tfrecord-0-of-1").write_bytes(b"")
+    (shards / "manifest.json").write_text(json.dumps({"title": "Long", "settings": {"max_seq_length": 512}}))
+    settings = {"phase2": True, "max_seq_length": 512, "pretrain_tfrecords": str(shards)}
+    write_run(first.parents[1], settings, updates=(500, 1000))
+    second = first.with_name("ckpt-p2-1000")
+    second.mkdir()
+    (second / "state.json").write_text(json.dumps({"config": settings, "step": 1000, "phase": 2}))
+    titles = ("Made up, sequences of 128", "Long, sequences of 512")
+    for path, seen in ((first, (True, False)), (second, (True, True))):
+        card = model_card.render(path, DISCRIMINATOR, "mit")
+        assert tuple(title in card for title in titles) == seen
+        assert ("| setting | phase 1 | phase 2 |" in card) == seen[1]
+    (first.parents[1] / "logs" / "dllogger.log").unlink()
+    card = model_card.render(first, DISCRIMINATOR, "mit")
+    assert tuple(title in card for title in titles) == (True, False)
 
 
 def test_text_in_tables_stays_text():
