@@ -5,7 +5,8 @@
 The signature takes `question` and `context`, a string each for every question, and gives `answer`,
 `probability`, `n_best_text`, `n_best_probability` and, where questions may have no answer, `null_odds`. It
 tokenizes inside the graph: whoever loads it needs tensorflow-text (requirements-serving.txt) and no other
-package beside TensorFlow, and imports tensorflow_text before loading.
+package beside TensorFlow, and imports tensorflow_text before loading. README.md is its model card, with that
+of the weights.
 """
 
 import importlib.metadata
@@ -13,15 +14,17 @@ import os
 from pathlib import Path
 
 import files
+import saved_model_card
 import weight_conversion
 from answering_inputs import open_answering
 from command_line import UsageError, parse, run_program
 from device import set_up_device
 from squad_configuration import SavedModelConfig
 
-# All that tf.saved_model.save writes for a model without files of its own.
+# The card, and all that tf.saved_model.save writes for a model without files of its own.
 _WRITTEN = (
     "saved_model.pb",
+    weight_conversion.MODEL_CARD_NAME,
     "fingerprint.pb",
     "assets",
     "variables",
@@ -37,7 +40,7 @@ def main() -> int:
     text_version = _version_of_tensorflow_text()
     inputs = open_answering(config)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _check_version(text_version)
+    card = saved_model_card.render(inputs, config.batch_size, _check_version(text_version))
     set_up_device("fp32", deterministic=False, seed=0)
     import serving_model
 
@@ -47,6 +50,7 @@ def main() -> int:
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         serving_model.save(model, str(temporary))
+        files.write_text(temporary / weight_conversion.MODEL_CARD_NAME, card)
         files.replace_folder(temporary, folder)
     finally:
         files.remove_folder(temporary)
@@ -64,7 +68,8 @@ def _version_of_tensorflow_text() -> str:
         ) from None
 
 
-def _check_version(text_version: str) -> None:
+def _check_version(text_version: str) -> dict[str, str]:
+    """The versions of both packages, by name, once they are seen to fit."""
     import tensorflow as tf
 
     if text_version.split(".")[:2] != tf.__version__.split(".")[:2]:
@@ -72,6 +77,7 @@ def _check_version(text_version: str) -> None:
             f"tensorflow-text {text_version} does not fit TensorFlow {tf.__version__}: "
             "pip install --no-deps -r requirements-serving.lock"
         )
+    return {"tensorflow": tf.__version__, "tensorflow-text": text_version}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import tensorflow as tf
 from answering_cases import VOCABULARY, answerer, made_up_questions, open_model, write_answering_model
 
 import export_saved_model
+import saved_model_card
 from answering_inputs import make_question
 from command_line import UsageError
 from squad_features import FeatureRule, token_spans
@@ -241,7 +243,7 @@ def test_difficult_texts_are_answered_alike(head, settings, tmp_path):
 # ----------------------------------------------------------------------------------------------- bad input
 
 SHORT = ("--max_query_length", 12)
-WRITTEN = ("saved_model.pb", "fingerprint.pb", "variables/variables.index")
+WRITTEN = ("saved_model.pb", "README.md", "fingerprint.pb", "variables/variables.index")
 WRITTEN += ("variables/variables.data-00000-of-00001",)
 
 
@@ -303,6 +305,75 @@ def test_an_export_takes_the_place_of_an_earlier_one(monkeypatch, tmp_path):
         found = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
         assert found == set(WRITTEN)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "served"]
+    # The card names what the signature has, no more and no less.
+    signature = tf.saved_model.load(str(output)).signatures["serving_default"]
+    names = {*signature.structured_input_signature[1], *signature.structured_outputs}
+    card = (output / "README.md").read_text()
+    rows = card.partition("## Signature")[2].partition("##")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE)) == names
+    assert "| `max_query_length` | `12` |" in card and f"| `tensorflow` | `{tf.__version__}` |" in card
+
+
+# -------------------------------------------------------------------------------------------- model card
+
+CARD = """---
+license: cc-by-sa-4.0
+library_name: transformers
+pipeline_tag: question-answering
+tags:
+- electra
+---
+
+# ELECTRA, fine-tuned on SQuAD 2.0
+
+| `exact_match` | 71.5 |
+"""
+
+
+def card_of(folder: Path, **settings) -> str:
+    return saved_model_card.render(open_model(folder, **settings), 32, {"tensorflow": "2.18.1"})
+
+
+def test_the_card_of_the_weights_goes_along_with_what_was_exported(tmp_path):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    folder = write_answering_model(tmp_path / "model", version_2=True, joint_head=True)
+    (folder / "README.md").write_text(CARD)
+    text = card_of(folder, doc_stride=11, max_answer_length=7)
+    card = huggingface_hub.ModelCard(text)
+    assert (card.data.license, card.data.pipeline_tag) == ("cc-by-sa-4.0", "question-answering")
+    assert card.data.library_name is None and card.data.tags == ["electra"]
+    for told in (
+        f"from `{folder}`",
+        "| `precision` | `float32` |",
+        "| `head` | `joint` |",
+        # That of the position table, under 384.
+        "| `max_seq_length` | `64` |",
+        "| `doc_stride` | `11` |",
+        "| `max_answer_length` | `7` |",
+        "| `null_odds` | out |",
+        "# ELECTRA, fine-tuned on SQuAD 2.0\n\n| `exact_match` | 71.5 |\n",
+    ):
+        assert told in text, told
+    assert "Not recorded" not in text
+
+
+@pytest.mark.parametrize("beside", [None, b"\xff\xfe no text"])
+def test_without_a_card_of_the_weights_it_says_what_they_are_and_what_is_not_known(beside, tmp_path):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    folder = write_answering_model(tmp_path / "model")
+    if beside:
+        (folder / "README.md").write_bytes(beside)
+    text = card_of(folder)
+    assert huggingface_hub.ModelCard(text).data.license == "unknown"
+    assert "| `hidden_size` | `24` |" in text and "Not recorded: no card lay beside the weights." in text
+    assert "## Intended use" in text and "null_odds" not in text and "no text" not in text
+
+
+def test_a_card_without_front_matter_goes_along_whole(tmp_path):
+    folder = write_answering_model(tmp_path / "model")
+    (folder / "README.md").write_text("# Mine\n\nTrained at home.\n")
+    text = card_of(folder)
+    assert text.startswith("---\nlicense: unknown\n") and text.endswith("# Mine\n\nTrained at home.\n")
 
 
 def test_the_pinned_version_is_that_of_tensorflow():
