@@ -6,12 +6,13 @@
 The input is a Hugging Face folder (ELECTRA, or a BERT, whose encoder is taken), a folder with discriminator/
 and generator/ in it, a run or checkpoint of ours, a TensorFlow 1 checkpoint of Google's (its prefix, or its
 folder), or a name on the Hugging Face hub. Two networks go to discriminator/ and generator/ of the output
-folder, one goes to the folder itself.
+folder, one goes to the folder itself. Each gets a model card, README.md.
 """
 
 import os
 from pathlib import Path
 
+import converted_card
 import pretrained_models
 import weight_conversion
 from command_line import parse, run_program
@@ -29,7 +30,7 @@ def main() -> int:
         weight_conversion.check_replaceable(folder, "output")
     for network, folder in zip(networks, folders, strict=True):
         print(describe(network))
-        left_out = weight_conversion.write_network(folder, network, "output")
+        left_out = weight_conversion.write_network(folder, network, "output", converted_card.render(network))
         if left_out:
             print(f"  left out: {len(left_out)} that no ELECTRA has, first {left_out[0]}")
         print(f"  wrote {folder}")

@@ -5,6 +5,7 @@ that it is not. Nothing in it depends on when it is written.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,13 @@ from electra_weights import DISCRIMINATOR_HEAD, Tensors
 from markdown_text import code, plain, table
 from pretrained_models import PretrainedModel
 from run_log import Phase, RunLog, read_run
-from weight_conversion import architecture_name
+from weight_conversion import MODEL_CARD_NAME, architecture_name
 
+# Of weights that no card lies beside.
+NOT_RECORDED = "## Data, training and metrics\n\nNot recorded: no card lay beside the weights."
+LICENCE_NOT_RECORDED = "## Licence\n\nNot recorded beside the weights."
+
+_FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _SETTINGS = (
     "max_seq_length",
     "num_train_steps",
@@ -170,6 +176,19 @@ def front_matter(licence: str, pipeline_tag: str, tags: Sequence[str]) -> str:
 def _introduction(role: _Role, network: PretrainedModel, state: dict) -> str:
     loading = how_to_load(architecture_name(network.tensors))
     return f"{role.what} From update {state['step']:,} of phase {state['phase']}.\n\n{loading}"
+
+
+def card_beside(source: str) -> tuple[str, str]:
+    """Front matter, without its rules, and text of the card in a folder of weights.
+
+    Both "" where there is none, as of a checkpoint or a name on the hub; the first where a card has none.
+    """
+    try:
+        card = (Path(source) / MODEL_CARD_NAME).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return "", ""
+    found = _FRONT_MATTER.match(card)
+    return (found[1], card[found.end() :]) if found else ("", card)
 
 
 def how_to_load(name: str) -> str:

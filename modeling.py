@@ -10,7 +10,6 @@ The losses are in pretraining.py, with the sampling, and in question_answering.p
 """
 
 import functools
-from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -19,6 +18,7 @@ import fused_operations
 import vocabulary_softmax
 from architecture import ElectraConfig
 from keyed_random import derive_key
+from shared_graph import calls_through_one_graph
 
 # Added to the attention scores of padding and of other examples: far enough below any score, and finite in
 # float16.
@@ -261,7 +261,7 @@ class Encoder(keras.layers.Layer):
         seeds = fused_operations.dropout_seeds(
             dropout_seed, [salt for layer in layers for salt in layer.salts]
         )
-        call = _calls_through_one_graph(layers, self.name) if tf.inside_function() else EncoderLayer.__call__
+        call = calls_through_one_graph(layers, self.name) if tf.inside_function() else EncoderLayer.__call__
         for number, layer in enumerate(layers):
             compute = functools.partial(call, layer, dropout_seeds=seeds[3 * number : 3 * number + 3])
             if self.recompute:
@@ -269,30 +269,6 @@ class Encoder(keras.layers.Layer):
             hidden = compute(hidden, attention_bias)
         # Recomputing takes no slices, which a gather of some rows hands down.
         return _with_dense_gradient(hidden) if self.recompute else hidden
-
-
-def _calls_through_one_graph(layers: Sequence[EncoderLayer], scope: str) -> Callable:
-    """What calls one of some like layers: all of them by one graph, traced and differentiated once.
-
-    The graph has the layer's weights among its arguments. It belongs to the graph that is traced around it,
-    as the next one may be traced under other settings (fused_operations.compile_chains).
-
-    Args:
-        scope: what the operations are named after, in the gradient too, where the caller's name is lost.
-    """
-
-    @tf.function(autograph=False)
-    def of_weights(weights, hidden, attention_bias, dropout_seeds):
-        with tf.name_scope(scope):
-            outputs, _ = layers[0].stateless_call(weights, [], hidden, attention_bias, dropout_seeds)
-        return outputs
-
-    def call(layer: EncoderLayer, hidden, attention_bias, dropout_seeds):
-        with tf.name_scope(layer.name):
-            weights = [tf.convert_to_tensor(variable.value) for variable in layer.trainable_variables]
-            return of_weights(weights, hidden, attention_bias, dropout_seeds)
-
-    return call
 
 
 class DiscriminatorHead(keras.layers.Layer):

@@ -4,16 +4,12 @@ What was exported and how it is asked, then the card of the weights that it was 
 them; where none does, what the weights themselves say, and that the rest is not recorded.
 """
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 
+import model_card
 from answering_inputs import AnsweringInputs
 from markdown_text import code, table
-from model_card import architecture_table
-from weight_conversion import MODEL_CARD_NAME
 
-_FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 # Of weights that have none.
 _UNKNOWN = "license: unknown\npipeline_tag: question-answering\ntags:\n- electra\n- question-answering"
 _TEXTS = "strings [n]"
@@ -26,9 +22,8 @@ def render(inputs: AnsweringInputs, batch_size: int, versions: Mapping[str, str]
         batch_size: windows computed together at the most.
         versions: of the packages that the graph needs, by name.
     """
-    card = _card_beside(inputs.model.source)
-    found = _FRONT_MATTER.match(card)
-    front = found[1] if found else _UNKNOWN
+    front, card = model_card.card_beside(inputs.model.source)
+    front = front or _UNKNOWN
     # What follows is of no use to the library that loads the weights.
     front = "\n".join(line for line in front.split("\n") if not line.startswith("library_name:"))
     sections = [
@@ -37,17 +32,9 @@ def render(inputs: AnsweringInputs, batch_size: int, versions: Mapping[str, str]
         _introduction(inputs.model.source),
         _exported(inputs, batch_size, versions),
         _signature(inputs.decoding_rule.version_2),
-        *(_of_weights(card[found.end() if found else 0 :]) if card else _not_recorded(inputs)),
+        *(_of_weights(card) if card else _not_recorded(inputs)),
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _card_beside(source: str) -> str:
-    """The card of a folder of weights; "" where there is none, as of a checkpoint or a name on the hub."""
-    try:
-        return (Path(source) / MODEL_CARD_NAME).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return ""
 
 
 def _introduction(source: str) -> str:
@@ -104,9 +91,9 @@ def _of_weights(card: str) -> list[str]:
 
 def _not_recorded(inputs: AnsweringInputs) -> list[str]:
     return [
-        architecture_table(inputs.model.config, inputs.model.tensors),
-        "## Data, training and metrics\n\nNot recorded: no card lay beside the weights.",
+        model_card.architecture_table(inputs.model.config, inputs.model.tensors),
+        model_card.NOT_RECORDED,
         "## Intended use\n\nTo answer questions about a text with a piece of it. It may repeat the mistakes\n"
         "and prejudices of the texts that it learned from, and what it says is not checked for truth.",
-        "## Licence\n\nNot recorded beside the weights.",
+        model_card.LICENCE_NOT_RECORDED,
     ]

@@ -31,6 +31,7 @@ import weight_conversion
 from command_line import UsageError
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent truth here")
+huggingface_hub = pytest.importorskip("huggingface_hub", reason="it reads model cards")
 transformers = pytest.importorskip("transformers", reason="Hugging Face is the independent truth here")
 
 
@@ -227,6 +228,35 @@ def test_an_export_replaces_an_export_with_all_that_it_has(tmp_path):
     _assert_same_state(
         _loaded_whole(tmp_path / "theirs", "ElectraModel"), _loaded_whole(tmp_path / "ours", "ElectraModel")
     )
+
+
+def _convert(monkeypatch, source: Path, output: Path) -> str:
+    """The card that convert_weights.py writes."""
+    monkeypatch.setattr("sys.argv", ["convert_weights.py", "--input", str(source), "--output", str(output)])
+    assert convert_weights.main() == 0
+    return (output / "README.md").read_text()
+
+
+def test_converted_weights_keep_the_card_that_lay_beside_them(tmp_path, monkeypatch):
+    huggingface("ElectraModel", tmp_path / "theirs")
+    text = "# Theirs\n\nTrained on | bars | and `ticks`."
+    (tmp_path / "theirs" / "README.md").write_text(f"---\nlicense: apache-2.0\ntags:\n- x\n---\n{text}\n")
+    card = _convert(monkeypatch, tmp_path / "theirs", tmp_path / "ours")
+    parsed = huggingface_hub.ModelCard(card)
+    assert parsed.data.license == "apache-2.0" and parsed.data.tags == ["x"]
+    assert f"`{tmp_path / 'theirs'}`" in card and card.endswith(f"{text}\n")
+    # In place, once more and again, it says so once.
+    cards = [_convert(monkeypatch, tmp_path / "ours", tmp_path / "ours") for _ in range(2)]
+    assert cards[0] == cards[1] and cards[0].count("convert_weights.py") == 2
+
+
+def test_a_card_of_converted_weights_says_what_they_are_and_what_is_not_recorded(tmp_path, monkeypatch):
+    model = huggingface("ElectraForMaskedLM", tmp_path / "theirs")
+    card = _convert(monkeypatch, tmp_path / "theirs", tmp_path / "ours")
+    parsed = huggingface_hub.ModelCard(card)
+    assert (parsed.data.license, parsed.data.pipeline_tag) == ("unknown", "fill-mask")
+    assert f"| `hidden_size` | `{model.config.hidden_size}` |" in card
+    assert "Not recorded: no card lay beside the weights." in card
 
 
 def test_an_export_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch):

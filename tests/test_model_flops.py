@@ -73,7 +73,7 @@ def test_formula_counts_the_products_of_the_real_gradient(changes, monkeypatch):
     import modeling
 
     # Each layer's operations in the graph that is counted, not one layer's in a function of it.
-    monkeypatch.setattr(modeling, "_calls_through_one_graph", lambda *_: modeling.EncoderLayer.__call__)
+    monkeypatch.setattr(modeling, "calls_through_one_graph", lambda *_: modeling.EncoderLayer.__call__)
     config = tiny_config(**changes)
     parts = pretraining_flops(config, VOCABULARY_SIZE, COUNT, LENGTH)
     assert sum(parts.values()) == products_in_a_gradient(config)

@@ -10,7 +10,7 @@ from memory_counts import peak_bytes
 import electra_weights
 import weight_conversion
 from architecture import MODEL_SIZES, ElectraConfig
-from modeling import DiscriminatorHead, Embeddings, Encoder, MaskedLmHead, dropout, gelu
+from modeling import DiscriminatorHead, Embeddings, Encoder, EncoderLayer, MaskedLmHead, dropout, gelu
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent truth here")
 transformers = pytest.importorskip("transformers", reason="Hugging Face is the independent truth here")
@@ -114,6 +114,40 @@ def test_padding_does_not_change_real_tokens():
     short = encoder(tf.constant(ids[1:2, :20]), tf.constant(mask[1:2, :20]), tf.constant(segments[1:2, :20]))
     long = encoder(tf.constant(ids[1:2]), tf.constant(mask[1:2]), tf.constant(segments[1:2]))
     np.testing.assert_allclose(short.numpy(), long.numpy()[:20], atol=1e-5)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_layers_are_traced_once_and_compute_what_each_does_by_itself(recompute, monkeypatch):
+    """Output and gradients are those of the layers one by one, each with its weights and dropout."""
+    config = dataclasses.replace(ARCHITECTURES["odd"], num_hidden_layers=5)
+    encoder = Encoder(config, name="electra")
+    encoder.build()
+    _randomize(encoder.trainable_variables)
+    encoder.recompute = recompute
+    variables = [variable.value for variable in encoder.trainable_variables]
+    inputs = [tf.constant(part) for part in _inputs(config)]
+    calls = []
+    of_layer = EncoderLayer.call
+
+    def counted(*inputs, **options):
+        calls.append(1)
+        return of_layer(*inputs, **options)
+
+    monkeypatch.setattr(EncoderLayer, "call", counted)
+
+    def gradient():
+        with tf.GradientTape() as tape:
+            hidden = encoder(*inputs, tf.constant([1, 2]))
+            # A plain sum of what LayerNorm gives out has no gradient.
+            loss = tf.reduce_sum(tf.square(hidden - 1) * tf.cumsum(tf.ones_like(hidden) / 100))
+        return hidden, tape.gradient(loss, variables)
+
+    in_graph = tf.function(gradient, autograph=False)()
+    assert len(calls) == 1
+    one_by_one = gradient()
+    assert len(calls) > 5
+    for ours, theirs in zip(tf.nest.flatten(in_graph), tf.nest.flatten(one_by_one), strict=True):
+        np.testing.assert_allclose(tf.convert_to_tensor(ours), tf.convert_to_tensor(theirs), atol=1e-4)
 
 
 def test_recomputing_keeps_only_the_inputs_of_layers():
