@@ -116,6 +116,26 @@ def test_the_phases_that_are_asked_for_run(submit, tmp_path, phase, flags):
     assert ["--phase2" in words for words in _calls(tmp_path / "record")] == flags
 
 
+def test_a_job_of_the_second_phase_alone_takes_nvidias_names_without_a_suffix(submit, tmp_path):
+    """As NVIDIA's run.sub does. What has the suffix wins, and both phases together keep the names apart."""
+    names = {"BATCHSIZE": "24", "LR": "4e-3", "GRAD_ACCUM_STEPS": "72", "STEPS": "930", "skip_adaptive": "no"}
+    assert _end(submit(PHASE="2", STEPS_P2="9", **names))[0] == 0
+    assert _end(submit(PHASE="both", **names))[0] == 0
+    alone, _, second = _calls(tmp_path / "record")
+    values = {"train_batch_size": "24", "learning_rate": "4e-3", "gradient_accumulation_steps": "72"}
+    values |= {"num_train_steps": "9", "skip_adaptive": "False"}
+    for name, value in values.items():
+        assert f"--{name}={value}" in alone, name
+        assert not any(word.startswith(f"--{name}=") for word in second), name
+
+
+def test_repeated_runs_have_a_number_behind_their_name(submit, tmp_path):
+    for settings in ({}, {"MODEL_SIZE": "small"}, {"MODEL_NAME": "mine"}):
+        assert _end(submit(PHASE="1", model_count="3", **settings))[0] == 0
+    names = [words[words.index("--model_name") + 1] for words in _calls(tmp_path / "record")]
+    assert names == ["base_3", "small_3", "mine_3"]
+
+
 def test_a_failed_first_phase_ends_the_job_with_its_status(submit, tmp_path):
     assert _end(submit(STATUS="9"))[0] == 9
     assert len(_calls(tmp_path / "record")) == 1 and not _calls(tmp_path / "record.scontrol")
