@@ -12,7 +12,9 @@
 # INIT_CHECKPOINT, the fine-tuned weights, is for eval and prediction, as in NVIDIA's; in the modes that train only
 # where ELECTRA_MODEL is a size. RESUME_TRAINING=true goes on after an interruption; RESTARTS=N does so
 # by itself after a crash, up to N times (scripts/supervise.sh). HOSTS=one:8,two:8 starts the workers on these hosts
-# over ssh, as many as they have slots or as NUM_GPU says (docs/scaling.md).
+# over ssh, as many as they have slots or as NUM_GPU says (docs/scaling.md). ENVIRONMENT=cluster, as in NVIDIA's, starts
+# no workers: each task of `srun bash scripts/run_squad.sh …` is one, whatever NUM_GPU says. START=srun, in a job of
+# Slurm's, starts them itself.
 # What follows -- goes to run_tf_squad.py, and wins.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,7 +39,14 @@ case $mode in
   *) fail "MODE '$mode' is none of train, eval, prediction, train_eval" ;;
 esac
 case ${ENVIRONMENT:-interactive} in
-  interactive | cluster) ;;
+  interactive) ;;
+  cluster)
+    [[ -z ${START:-}${HOSTS:-} ]] ||
+      fail "ENVIRONMENT cluster: the workers are there already; ${START:+START=$START }${HOSTS:+HOSTS=$HOSTS }would start others"
+    # A worker that comes back alone, under a launcher of its own, would meet nobody.
+    [[ ${RESTARTS:-0} == 0 ]] || fail "RESTARTS $RESTARTS: not with ENVIRONMENT cluster; with START=srun instead of it"
+    workers=()
+    ;;
   *) fail "ENVIRONMENT '$ENVIRONMENT' is neither interactive nor cluster" ;;
 esac
 

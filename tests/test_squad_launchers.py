@@ -273,6 +273,13 @@ def test_as_many_workers_start_as_gpus_are_asked_for(launch):
     assert settings(call[5:]).do_train
 
 
+def test_on_a_cluster_each_task_is_one_worker_as_in_nvidias(launch):
+    """Its recipes give the number of GPUs, but srun has started that many of this script already."""
+    done, (call,) = launch("run_squad.sh", NUM_GPU=8, ENVIRONMENT="cluster")
+    assert done.returncode == 0, done.stderr
+    assert settings(call).do_train
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
@@ -282,6 +289,9 @@ def test_as_many_workers_start_as_gpus_are_asked_for(launch):
         ([], {"MODE": "predict"}, "MODE 'predict'"),
         ([], {"SQUAD_VERSION": "3"}, "SQUAD_VERSION '3'"),
         ([], {"ENVIRONMENT": "cloud"}, "ENVIRONMENT 'cloud'"),
+        ([], {"ENVIRONMENT": "cluster", "START": "srun"}, "START=srun would start others"),
+        ([], {"ENVIRONMENT": "cluster", "HOSTS": "one:2"}, "HOSTS=one:2 would start others"),
+        ([], {"ENVIRONMENT": "cluster", "RESTARTS": 2}, "RESTARTS 2: not with ENVIRONMENT cluster"),
         (range(17), {}, "more than 16 positionals"),
     ],
     ids=str,
