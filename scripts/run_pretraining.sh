@@ -41,6 +41,11 @@ job_name=${JOB_NAME:-electra_pretraining}
 [[ -f configs/${model_size}_phase1.json || -n ${CONFIG_P1:-} ]] || fail "MODEL_SIZE '$model_size' is none of small, base, large"
 phase=${PHASE:-both}
 [[ $phase == 1 || $phase == 2 || $phase == both ]] || fail "PHASE '$phase' is none of 1, 2, both"
+# NVIDIA's name is in lower case. There false leaves --phase2 out too, and its second part is a run from random weights.
+restore=${RESTORE_CHECKPOINT:-${restore_checkpoint:-true}}
+[[ $restore == true || $restore == false ]] || fail "RESTORE_CHECKPOINT '$restore' is neither true nor false"
+[[ $restore == true || $phase == 1 ]] ||
+  fail "RESTORE_CHECKPOINT false: the second phase goes on from the first one's weights; PHASE=1 runs the first alone"
 mkdir -p "$results"
 
 # prepared LENGTH: the shards of that length that data/create_datasets_from_start.sh made, of DATASET where there are
@@ -100,8 +105,6 @@ if [[ -z $restore_p1 || $restore_p1 == None ]]; then
   restore_p1=
   [[ ${RESUME_TRAINING:-false} != true ]] || restore_p1=latest
 fi
-restore_p2=
-[[ ${RESTORE_CHECKPOINT:-true} != true ]] || restore_p2=latest
 
 if [[ $phase != 2 ]]; then
   shards=${PRETRAIN_TFRECORDS_P1:-$(prepared 128)}
@@ -111,7 +114,7 @@ if [[ $phase != 2 ]]; then
 fi
 if [[ $phase != 1 ]]; then
   shards=${PRETRAIN_TFRECORDS_P2:-$(prepared 512)}
-  run_phase 2 "${CONFIG_P2:-configs/${model_size}_phase2.json}" "$shards" "$restore_p2" \
+  run_phase 2 "${CONFIG_P2:-configs/${model_size}_phase2.json}" "$shards" latest \
     "${TRAIN_BATCH_SIZE_P2:-}" "${LEARNING_RATE_P2:-}" "${WARMUP_STEPS_P2:-}" "${TRAIN_STEPS_P2:-}" \
     "${GRADIENT_ACCUMULATION_STEPS_P2:-}"
 fi

@@ -124,6 +124,19 @@ def test_resuming_and_an_initial_checkpoint(launch):
     assert first["gradient_accumulation_steps"] == second["gradient_accumulation_steps"] == "1"
 
 
+@pytest.mark.parametrize("name", ["RESTORE_CHECKPOINT", "restore_checkpoint"])
+def test_a_second_phase_that_would_restore_nothing_is_refused_before_the_first(launch, name):
+    """In NVIDIA's spelling too; it would end only after the first phase, which takes days."""
+    for phase in ("both", "2"):
+        done, calls = launch(**{name: "false", "PHASE": phase})
+        assert done.returncode == 2 and not calls
+        assert "PHASE=1 runs the first alone" in done.stderr and len(done.stderr.splitlines()) == 1
+    done, calls = launch(**{name: "False"})
+    assert done.returncode == 2 and not calls and "'False' is neither true nor false" in done.stderr
+    assert len(launch(**{name: "false", "PHASE": "1"})[1]) == 1
+    assert launch(**{name: "true"})[1][1]["restore_checkpoint"] == "latest"
+
+
 def test_both_phases_start_as_many_workers_as_gpus_are_asked_for(launch, tmp_path):
     done, calls = launch(NUM_GPUS=4)
     assert done.returncode == 0, done.stderr
