@@ -87,6 +87,11 @@ def require(condition: bool, name: str, value: object, why: str) -> None:
         raise UsageError(f"--{name} {value}: {why}")
 
 
+def without_none(value: str) -> str:
+    """A path, or "" for `None`: NVIDIA's launchers write out this default of theirs."""
+    return "" if value == "None" else value
+
+
 def parse(config_class: type, argv: Sequence[str] | None = None, *, description: str):
     """Settings from defaults, then `--config FILE.json`, then flags; the later ones win.
 

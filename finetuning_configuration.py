@@ -7,7 +7,7 @@ default. Nothing here imports TensorFlow.
 import math
 from dataclasses import MISSING, dataclass
 
-from command_line import option, require
+from command_line import option, require, without_none
 from configuration import accumulation_steps
 from conversion_configuration import check_license, license_option
 
@@ -149,6 +149,8 @@ class FineTuningConfig:
         if self.amp:
             require(self.precision in ("tf32", "amp"), "precision", self.precision, "contradicts --amp")
             self.precision = "amp"
+        self.init_checkpoint = without_none(self.init_checkpoint)
+        self.vocab_file = without_none(self.vocab_file)
         for name in (
             "train_batch_size",
             "predict_batch_size",

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from dataclasses import MISSING, dataclass
 
-from command_line import option, require
+from command_line import option, require, without_none
 from finetuning_configuration import FineTuningConfig
 
 
@@ -108,6 +108,7 @@ class SquadConfig(FineTuningConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self.cache_dir = without_none(self.cache_dir)
         self.do_predict = self.do_predict or self.do_eval
         require(
             self.do_train or self.do_predict,
@@ -186,6 +187,7 @@ class AnsweringConfig:
     )
 
     def __post_init__(self):
+        self.init_checkpoint = without_none(self.init_checkpoint)
         for name in ("max_answer_length", "n_best_size", "beam_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         threshold = self.null_score_diff_threshold

@@ -9,6 +9,7 @@ import pytest
 from command_line import UsageError, from_dictionary, parse
 from configuration import PretrainingConfig, max_predictions
 from dataset_configuration import DatasetConfig, VocabularyConfig
+from squad_configuration import InferenceConfig, SquadConfig
 
 # NVIDIA/DeepLearningExamples, ELECTRA, run_pretraining.py: every flag with its default.
 NVIDIA_DEFAULTS = {
@@ -90,6 +91,16 @@ def test_command_of_nvidias_launcher_parses():
     assert config.json_summary == "results/dllogger.json" and config.skip_adaptive and config.xla
     generator = config.generator(30522)
     assert (generator.hidden_size, generator.num_attention_heads) == (256, 4)
+
+
+def test_none_in_nvidias_commands_is_no_path():
+    """Its run_squad.sh always gives --init_checkpoint, and `None` where there is none."""
+    words = "--electra_model=google/electra-base-discriminator --init_checkpoint=None"
+    answering = parse(InferenceConfig, words.split(), description="test")
+    words += " --data_dir=squad --output_dir=results --do_train --vocab_file=None --cache_dir=None"
+    squad = parse(SquadConfig, words.split(), description="test")
+    assert (squad.init_checkpoint, squad.vocab_file, squad.cache_dir) == ("", "", "")
+    assert answering.init_checkpoint == ""
 
 
 @pytest.mark.parametrize(
