@@ -37,7 +37,7 @@ _HELD_OUT = {
 }
 _COST = {
     "training_minutes": Figure("minutes of training", None, 1),
-    "sequences_per_second": Figure("sequences a second", None, 1),
+    "sequences_per_second": Figure("sequences a second, last phase", None, 1),
 }
 _ANSWERS = {
     "exact_match": Figure("exact match, %", 1.0, 2),
