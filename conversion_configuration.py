@@ -42,7 +42,7 @@ class ExportConfig:
     """Settings of postprocess_pretrained_ckpt.py."""
 
     pretrained_checkpoint: str = option(
-        MISSING, "a ckpt-<step> folder, or a run's checkpoints folder for its newest", group="export"
+        MISSING, "a ckpt-<step> folder, or a run's folder for its newest", group="export"
     )
     output_dir: str = option(MISSING, "receives discriminator/ and generator/", group="export")
     license: str = license_option("export")
