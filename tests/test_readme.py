@@ -44,18 +44,19 @@ def test_the_five_lines_train_a_users_own_text(language, tmp_path):
     lines = [shlex.split(line) for line in block.strip().splitlines()]
     assert [line[0] for line in lines] == ["bash", "python", "python", "python", "python"]
     (tmp_path / "text").symlink_to(language / "text")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     small = {
         "--vocab-size": "90",
         "--num-processes": "2",
-        "--train_batch_size": "4",
+        "--num_train_steps": "5",
+        "--num_warmup_steps": "1",
         "--eval_every_steps": "5",
     }
     further = {
         "build_vocabulary.py": [],
         "build_pretraining_dataset.py": ["--held-out-fraction=0.1", "--max-seq-length=128"],
         "run_pretraining.py": [
-            "--num_train_steps=5",
-            "--num_warmup_steps=1",
+            "--train_batch_size=4",
             "--max_position_embeddings=128",
             *(f"--{name}={value}" for name, value in MODEL.items() if name != "max_position_embeddings"),
         ],
