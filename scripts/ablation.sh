@@ -10,9 +10,9 @@
 # VARIANTS: mask_15 (the others differ from it in one thing), mask_10, mask_25, generator_half, masked_lm; default all.
 # Fine-tuning is on sentences of film reviews (data/movie_reviews.py), on SQUAD_DIR (train-v1.1.json and dev-v1.1.json,
 # the first MAX_QUESTIONS of each) or on GLUE_TASK in GLUE_DIR, for FINE_TUNE_EPOCHS (the recipe's; 0 leaves it out: of
-# the held-out figures alone only those of one mask share and generator are comparable). In RESULTS_DIR (default
-# results/ablation): results/models/<variant>/, reviews/, squad/ or glue/<variant>/, provenance.json. Run again, it goes
-# on where it was.
+# the held-out figures only the masked-LM losses of equal generators are comparable, whatever the mask share). In
+# RESULTS_DIR (default results/ablation): results/models/<variant>/, reviews/, squad/ or glue/<variant>/,
+# provenance.json. Run again, it goes on where it was.
 # INIT=minilm (the default) starts both networks from the small BERT that scripts/quickstart.sh starts from, with its
 # vocabulary; the generator of generator_half from random weights. INIT=random trains networks of 6 layers and 128 units
 # from random weights; docs/results.md, pretrain_small, shows how little hours are for that.
