@@ -3,7 +3,7 @@
 # deliberate stop in the middle and the resumption, export, the report and its verdict.
 #
 #   bash scripts/pretrain_small.sh
-#   UPDATES=20000 SHARDS=data/shards VOCAB_FILE=vocab.txt bash scripts/pretrain_small.sh
+#   UPDATES=20000 SHARDS=data/shards bash scripts/pretrain_small.sh
 #   UPDATES=40 bash scripts/pretrain_small.sh -- --hidden_size 64 --num_hidden_layers 2
 #
 # In RESULTS_DIR (default results/pretrain_small): results/models/pretrain_small/ with checkpoints, logs and exports;
