@@ -53,7 +53,7 @@ esac
 init_checkpoint=${INIT_CHECKPOINT:-None}
 if [[ $mode == train* ]]; then
   if [[ $init_checkpoint != None && ! $electra_model =~ ^(small|base|large)$ ]]; then
-    echo "run_squad.sh: training starts from $electra_model; INIT_CHECKPOINT $init_checkpoint is for eval and prediction"
+    echo "run_squad.sh: note: training starts from $electra_model; INIT_CHECKPOINT $init_checkpoint is for eval and prediction"
     init_checkpoint=None
   fi
 elif [[ $init_checkpoint == None && -z ${ELECTRA_MODEL:-} && -d $out_dir/model ]]; then

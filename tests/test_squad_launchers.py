@@ -235,7 +235,7 @@ def test_the_initial_checkpoint_is_for_answering_as_in_nvidias(launch):
     assert launch.squad(INIT_CHECKPOINT="tuned", MODE="eval").init_checkpoint == "tuned"
     done, (call,) = launch("run_squad.sh", INIT_CHECKPOINT="tuned", ELECTRA_MODEL="a/b", MODE="train")
     assert settings(call).init_checkpoint == ""
-    assert "training starts from a/b; INIT_CHECKPOINT tuned is for eval and prediction" in done.stdout
+    assert "note: training starts from a/b; INIT_CHECKPOINT tuned is for eval and prediction" in done.stdout
     assert (
         launch.squad(INIT_CHECKPOINT="weights", ELECTRA_MODEL="base", MODE="train").init_checkpoint
         == "weights"

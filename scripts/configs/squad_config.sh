@@ -3,7 +3,8 @@
 #
 #   bash scripts/run_squad.sh $(source scripts/configs/squad_config.sh && dgxa100_1gpu_amp) train_eval
 #
-# SQUAD_DIR and OUT_DIR in the environment take the place of the two folders.
+# SQUAD_DIR and OUT_DIR in the environment take the place of the two folders. The twelfth is the model that training is
+# to leave in OUT_DIR, where eval and prediction find it; run_squad.sh notes that training itself does not read it.
 
 # recipe PRECISION GPUS BATCH LEARNING_RATE INFER_BATCH [EPOCHS VERSION]
 recipe() {
