@@ -19,6 +19,8 @@ import json
 import mmap
 import resource
 import struct
+import typing
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -185,11 +187,15 @@ def shard_name(number: int, count: int) -> str:
 class Shards:
     """Random access to the records of a list of shards, through memory maps.
 
-    A shard that is named k times counts k times. At most as many files are open as the system allows.
+    A shard that is named k times counts k times. At most as many files are open as the system allows, of all
+    sets of the process together.
 
     Args:
         known: records and bytes of each shard, as another process found them (`sizes`); None looks.
     """
+
+    # Those of this process: its open files are divided among them.
+    _all: typing.ClassVar["weakref.WeakSet[Shards]"] = weakref.WeakSet()
 
     def __init__(
         self, paths: Sequence[str], *, flag: str, known: Mapping[str, tuple[int, int]] | None = None
@@ -203,7 +209,8 @@ class Shards:
         if self._starts[-1] == 0:
             raise UsageError(f"--{flag}: the {len(self.paths)} shards hold no record")
         self._open: collections.OrderedDict[str, tuple[mmap.mmap, np.ndarray]] = collections.OrderedDict()
-        self._max_open = _raise_open_file_limit(2 * len(self.sizes)) // 2
+        self._all.add(self)
+        self._divide_open_files()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -249,13 +256,26 @@ class Shards:
         if path in self._open:
             self._open.move_to_end(path)
             return self._open[path]
-        while len(self._open) >= self._max_open:
-            self._open.popitem(last=False)
+        self._close_all_but(self._max_open - 1)
         with open(path, "rb") as stream:
             data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         offsets = self._scanned[path] if path in self._scanned else load_index(path, self._flag)
         self._open[path] = (data, offsets)
         return self._open[path]
+
+    def _close_all_but(self, count: int) -> None:
+        """Keep the `count` shards open that were read last."""
+        while len(self._open) > count:
+            self._open.popitem(last=False)
+
+    @classmethod
+    def _divide_open_files(cls) -> None:
+        """Give each set its part of the open files, by the number of its shards; each needs two."""
+        wanted = sum(len(shards.sizes) for shards in cls._all)
+        allowed = _raise_open_file_limit(2 * wanted) // 2
+        for shards in cls._all:
+            shards._max_open = max(1, allowed * len(shards.sizes) // wanted)
+            shards._close_all_but(shards._max_open)
 
 
 def load_index(shard: str | Path, flag: str) -> np.ndarray:

@@ -398,6 +398,33 @@ def test_more_shards_than_the_system_lets_open(limits, tmp_path):
     assert count == 800 and soft == (150 if limits[1] == 150 else 928)
 
 
+@pytest.mark.parametrize("limits", [(200, 4096), (300, 300)])
+def test_all_sets_of_a_process_together_stay_below_the_limit_of_open_files(limits, tmp_path, monkeypatch):
+    """Training and held-out shards, and a set that is opened when all of both are."""
+    monkeypatch.setattr(tfrecords.files, "flush_to_disk", lambda path: None)
+    for number in range(300):
+        write_shard(tmp_path / f"{number // 100}-{number % 100}", numbered(number, 2))
+    program = (
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, {limits})\n"
+        "from tfrecords import Shards, find_shards\n"
+        "def read_all(group):\n"
+        "    for number in range(200):\n"
+        "        said = b'shard %d record %d' % (100 * group + number // 2, number % 2)\n"
+        "        assert sets[group].read(number).startswith(said)\n"
+        "sets = [Shards(find_shards(f'{sys.argv[1]}/{group}-*', 'f'), flag='f') for group in (0, 1)]\n"
+        "read_all(0), read_all(1)\n"
+        "sets.append(Shards(find_shards(f'{sys.argv[1]}/2-*', 'f'), flag='f'))\n"
+        "read_all(2), read_all(0), read_all(1)\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    # Two files a shard, and 128 for all else.
+    assert int(result.stdout) == (300 if limits[1] == 300 else 728)
+
+
 # ------------------------------------------------------------------------------------------------- writing
 
 
