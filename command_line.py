@@ -8,8 +8,10 @@ defaults, `--help`, the keys of a `--config` file and the table in the README: a
 import argparse
 import dataclasses
 import difflib
+import errno
 import itertools
 import os
+import resource
 import signal
 import sys
 import types
@@ -162,6 +164,12 @@ def run_program(main: Callable[[], int | None]) -> typing.NoReturn:
         if error.errno in files.FULL_DISK:
             place = f" while writing {error.filename}" if error.filename else ""
             code = _report(program, f"no space left on the device{place}", EXIT_FAILURE)
+        elif error.errno == errno.EMFILE:
+            # A memory map that finds no room has no name of a file.
+            place = f" at {error.filename}" if error.filename else ""
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            told = f"too many open files{place}: the limit is {most}, which ulimit -n raises"
+            code = _report(program, told, EXIT_FAILURE)
         elif error.filename:
             code = _report(program, f"{error.filename}: {error.strerror}", EXIT_FAILURE)
         else:

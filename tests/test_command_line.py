@@ -308,6 +308,11 @@ def start(tmp_path: Path, body: str, **options) -> subprocess.Popen:
             "program.py: error: no space left on the device while writing a/file\n",
         ),
         ("open('missing/file', 'w')", 1, "program.py: error: missing/file: No such file or directory\n"),
+        (
+            "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))\nwhile True: os.dup(2)",
+            1,
+            "program.py: error: too many open files: the limit is 20, which ulimit -n raises\n",
+        ),
     ],
 )
 def test_end_of_a_program_is_its_exit_code_and_one_line(tmp_path, body, code, told):
