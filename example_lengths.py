@@ -50,16 +50,19 @@ def example_lengths(
     counted = workers.agree(lambda: count(paths))
     # The others' parts, which are there by now wherever they could be kept.
     counted |= count([path for path in firsts if path not in counted])
-    lengths = {path: counted[path] if path in counted else _kept(shards, path) for path in firsts}
     dtype = np.min_scalar_type(max_seq_length)
-    return np.concatenate([lengths[path].astype(dtype) for path in shards.paths if path in lengths])
+    lengths = {
+        path: (counted[path] if path in counted else _kept(shards, path)).astype(dtype) for path in firsts
+    }
+    return np.concatenate([lengths[path] for path in shards.paths if path in lengths])
 
 
 def _kept(shards: Shards, path: str) -> np.ndarray | None:
     """A shard's counts as they were kept; None where there are none that fit it."""
     records, size = shards.sizes[path]
-    with contextlib.suppress(OSError):
-        array = tfrecords.read_array(tfrecords.lengths_path(path), mmap_mode="r")
+    with contextlib.suppress(FileNotFoundError):
+        # Not as a memory map, which is an open file as long as the array is there.
+        array = tfrecords.read_array(tfrecords.lengths_path(path))
         if array is not None and array.dtype == np.int64 and array.shape == (records + 1,):
             return array[:-1] if array[-1] == size else None
     return None

@@ -2,6 +2,9 @@
 
 import itertools
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -372,6 +375,39 @@ def test_lengths_are_counted_once_and_kept_beside_the_shards(shards, monkeypatch
     assert lengths_of(shards).tolist() == truth.tolist()
     twice = Shards([*shards.paths, shards.paths[0]], flag="flag")
     assert lengths_of(twice).tolist() == [*truth, *truth[:120]]
+
+
+def test_kept_lengths_take_no_open_files(tmp_path, monkeypatch):
+    """Of 150 shards under a limit of 200 files, of which 128 are for all else."""
+    monkeypatch.setattr(tfrecords.files, "flush_to_disk", lambda path: None)
+    for number in range(150):
+        path = tmp_path / f"pretrain_data.tfrecord-{number}-of-150"
+        write_examples(path, [3 + number % 20])
+        np.save(lengths_path(path), np.array([3 + number % 20, os.path.getsize(path)]))
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))\n"
+        "from example_lengths import example_lengths\n"
+        "from tfrecords import Shards, find_shards\n"
+        "from workers import ALONE\n"
+        "shards = Shards(find_shards(sys.argv[1], 'f'), flag='f')\n"
+        "[shards.read(number) for number in range(150)]\n"
+        f"print(*example_lengths(shards, {LENGTH}, {VOCABULARY.size}, ALONE))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    root = Path(__file__).parents[1]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [str(3 + number % 20) for number in range(150)]
+
+
+def test_kept_lengths_that_cannot_be_read_are_no_reason_to_count_anew(shards):
+    lengths_of(shards)
+    path = lengths_path(shards.paths[0])
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match=path.name):
+        lengths_of(shards)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
