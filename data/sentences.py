@@ -16,18 +16,27 @@ def split_sentences(paragraph: str) -> list[str]:
     to white space.
     """
     sentences: list[str] = []
-    for part in sentencex.segment("en", " ".join(paragraph.split())):
+    text = " ".join(paragraph.split())
+    # Where nothing is a capital, a small letter says nothing of where a sentence begins.
+    has_capitals = text != text.lower()
+    for part in sentencex.segment("en", text):
         sentence = part.strip()
-        if sentences and not (_has_word(sentences[-1]) and _can_start(sentence)):
+        if sentences and not (_has_word(sentences[-1]) and _can_start(sentence, has_capitals)):
             sentences[-1] = f"{sentences[-1]} {sentence}".rstrip()
         elif sentence:
             sentences.append(sentence)
     return sentences
 
 
-def _can_start(sentence: str) -> bool:
-    """Not a lower-case word: after "Bufo spp." or "Yahoo!" the sentence goes on."""
-    return _has_word(sentence) and not sentence[0].islower()
+def _can_start(sentence: str, has_capitals: bool) -> bool:
+    """Not a lower-case word among others: after "Bufo spp." or "Yahoo!" the sentence goes on.
+
+    Georgian's letters count as lower-case ones but begin sentences too: none has another form for that.
+    """
+    if not _has_word(sentence):
+        return False
+    first = sentence[0]
+    return not (has_capitals and first.islower() and first != first.title())
 
 
 def _has_word(sentence: str) -> bool:

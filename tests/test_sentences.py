@@ -27,6 +27,23 @@ def test_sentences_end_where_a_reader_ends_them(sentences):
     assert split_sentences(" ".join(sentences)) == sentences
 
 
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["the cat sat on the mat.", "was it happy there?", "then a dog came in."],
+        [
+            "თბილისი საქართველოს დედაქალაქია.",
+            "ის მდებარეობს მტკვრის ნაპირებზე.",
+            "იქ ბევრი ადამიანი ცხოვრობს.",
+        ],
+        ["NATO-ს წევრია.", "ის დიდია."],
+    ],
+    ids=["English without capitals", "Georgian", "Georgian with a name in capitals"],
+)
+def test_text_without_capitals_has_sentences_too(sentences):
+    assert split_sentences(" ".join(sentences)) == sentences
+
+
 def test_no_sentence_is_bare_punctuation():
     assert split_sentences("... It was late. ? He slept. ...") == ["... It was late. ?", "He slept. ..."]
 
