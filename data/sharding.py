@@ -198,10 +198,11 @@ def _find_duplicates(parts: Sequence[Path], sharding: Sharding, folder: Path, ba
 
 def _plan_shards(parts: Sequence[Path], dropped: np.ndarray, sharding: Sharding, folder: Path) -> list[Unit]:
     """Divide the documents, in order, into shards of about the same number of bytes."""
-    indexes = [load_index(part) for part in parts]
-    sizes = np.concatenate([index["bytes"] for index in indexes]).astype(np.int64)
-    keys = np.concatenate([index["key"] for index in indexes])
-    starts = np.cumsum([0, *map(len, indexes)])
+    # Copied part by part: a memory map is an open file, and Wikipedia has thousands of parts.
+    columns = [(index["bytes"].copy(), index["key"].copy()) for index in map(load_index, parts)]
+    sizes = np.concatenate([part_sizes for part_sizes, _ in columns]).astype(np.int64)
+    keys = np.concatenate([part_keys for _, part_keys in columns])
+    starts = np.cumsum([0, *(len(part_keys) for _, part_keys in columns)])
     is_kept = np.ones(len(sizes), bool)
     is_kept[starts[dropped["part"]] + dropped["row"]] = False
     is_test = draw_uniforms(keys ^ np.uint64(derive_key(sharding.random_seed, "test set")), 0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -135,6 +136,26 @@ def test_shards_do_not_read_what_lies_before_them(tmp_path, monkeypatch):
     assert written == 600
     # Each document is met on its way to the training shards and to the test shards.
     assert len(taken) <= 2 * 600 + len(units) * in_largest
+
+
+def test_shards_of_more_parts_than_files_may_be_open_are_planned(tmp_path, monkeypatch):
+    """English Wikipedia has 2,000 parts, where the usual limit is 1,024."""
+    parts = [tmp_path / f"{number:04}.jsonl.zst" for number in range(40)]
+    for number, part in enumerate(parts):
+        index = np.array([(number, 100, 0)] * number, text_formatting.INDEX_TYPE)
+        np.save(text_formatting.index_path(part), index)
+    (tmp_path / "sharded/.units").mkdir(parents=True)
+    plan = sharding.Sharding("text", 1, 1, 0.0, 1, "lines")
+    nothing = np.zeros(0, deduplication.DUPLICATE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+    try:
+        (unit,) = sharding._plan_shards(parts, nothing, plan, tmp_path / "sharded")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert unit.weight == 100 * sum(range(40))
+    # The first part has no document.
+    assert [piece.end - piece.begin for piece in unit.arguments[0]] == list(range(1, 40))
 
 
 def test_a_file_of_documents_is_read_from_any_frame_and_tells_its_damage(tmp_path, monkeypatch):
