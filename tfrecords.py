@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import mmap
+import os
 import resource
 import struct
 import typing
@@ -156,7 +157,8 @@ def lengths_path(shard: str | Path) -> Path:
 def find_shards(patterns: str, flag: str) -> list[str]:
     """Files of comma-separated globs, sorted within each; a glob named twice gives its files twice.
 
-    A folder stands for the shards in it. `flag` is named when a glob matches nothing.
+    A folder stands for the shards in it, one among a glob's matches only where none of them is a shard: a
+    folder beside training shards may hold the held-out ones. `flag` is named when a glob matches nothing.
     """
     shards: list[str] = []
     for pattern in _split_patterns(patterns):
@@ -398,7 +400,11 @@ def _split_patterns(patterns: str) -> list[str]:
 def _matches(pattern: str) -> list[str]:
     if Path(pattern).is_dir():
         return shards_in(pattern)
-    return _only_shards([pattern] if Path(pattern).exists() else glob.glob(pattern))
+    if Path(pattern).exists():
+        return _only_shards([pattern])
+    found = glob.glob(pattern)
+    in_folders = [shard for path in found if os.path.isdir(path) for shard in shards_in(path)]
+    return _only_shards(found) or _only_shards(in_folders)
 
 
 def _only_shards(names: list[str]) -> list[str]:

@@ -329,6 +329,23 @@ def test_what_lies_beside_the_shards_is_never_taken_for_one(tmp_path):
     assert tfrecords.any_shard(f"{tmp_path}/manifest*, {tmp_path}/*0-of-3")
 
 
+def test_glob_that_matches_folders_stands_for_their_shards(tmp_path):
+    """As docs/data.md names the test sets of all prepared datasets; but not for a folder beside shards."""
+    paths = []
+    for dataset in ("books", "wiki10", "wiki2"):
+        (tmp_path / f"data/{dataset}/test").mkdir(parents=True)
+        for number in (0, 9, 10):
+            path = tmp_path / f"data/{dataset}/test/pretrain_data.tfrecord-{number}-of-11"
+            paths.append(str(write_shard(path, numbered(number, 1))))
+        (tmp_path / f"data/{dataset}/test/manifest.json").write_text("x")
+    assert find_shards(f"{tmp_path}/data/*/test", "eval_tfrecords") == paths
+    assert tfrecords.any_shard(f"{tmp_path}/data/*/test")
+    beside = write_shard(tmp_path / "data/wiki2/pretrain_data.tfrecord-0-of-1", numbered(0, 1))
+    assert find_shards(f"{tmp_path}/data/wiki2/*", "pretrain_tfrecords") == [str(beside)]
+    with pytest.raises(UsageError, match="no such file"):
+        find_shards(f"{tmp_path}/da*", "eval_tfrecords")
+
+
 def test_glob_named_k_times_is_read_k_times(tmp_path):
     for name in ("wiki-0", "wiki-1", "books-0"):
         write_shard(tmp_path / name, [name.encode()] * 2)
