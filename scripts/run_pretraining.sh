@@ -3,7 +3,7 @@
 #
 #   bash scripts/run_pretraining.sh $(source scripts/configs/pretrain_config.sh && dgxa100_8gpu_amp)
 #   MODEL_SIZE=small TRAIN_BATCH_SIZE_P1=64 bash scripts/run_pretraining.sh
-#   bash scripts/run_pretraining.sh -- --eval_tfrecords 'held_out/*'
+#   EVAL_TFRECORDS_P1='held_out_128/*' EVAL_TFRECORDS_P2='held_out_512/*' bash scripts/run_pretraining.sh
 #
 # A setting is a positional (NVIDIA's order, below), else the environment variable of that name, else what
 # configs/<model size>_phase<1 or 2>.json says. NUM_GPUS over 1 needs Horovod (bash
@@ -24,8 +24,8 @@ names=(TRAIN_BATCH_SIZE_P1 LEARNING_RATE_P1 PRECISION NUM_GPUS XLA WARMUP_STEPS_
   GRADIENT_ACCUMULATION_STEPS_P2 MODEL_SIZE PRETRAIN_TFRECORDS_P1 PRETRAIN_TFRECORDS_P2 CODE_DIR
   INIT_CHECKPOINT)
 further=(PHASE OPT_BETA_1_P1 OPT_BETA_2_P1 LR_DECAY_POWER_P1 END_LR_P1 SKIP_ADAPTIVE_P1 PACK_SEQUENCES_P1
-  OPT_BETA_1_P2 OPT_BETA_2_P2 LR_DECAY_POWER_P2 END_LR_P2 SKIP_ADAPTIVE_P2 PACK_SEQUENCES_P2
-  START CONTAINER CONTAINER_MOUNTS BIND HOSTS SSH_CONFIG RESTARTS MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1
+  EVAL_TFRECORDS_P1 OPT_BETA_1_P2 OPT_BETA_2_P2 LR_DECAY_POWER_P2 END_LR_P2 SKIP_ADAPTIVE_P2 PACK_SEQUENCES_P2
+  EVAL_TFRECORDS_P2 START CONTAINER CONTAINER_MOUNTS BIND HOSTS SSH_CONFIG RESTARTS MODEL_NAME VOCAB_FILE RESULTS_DIR CONFIG_P1
   CONFIG_P2 RESTORE_CHECKPOINT DATA_PREP_WORKING_DIR DATASET PYTHON)
 
 # shellcheck source=common.sh
@@ -46,6 +46,14 @@ restore=${RESTORE_CHECKPOINT:-${restore_checkpoint:-true}}
 [[ $restore == true || $restore == false ]] || fail "RESTORE_CHECKPOINT '$restore' is neither true nor false"
 [[ $restore == true || $phase == 1 ]] ||
   fail "RESTORE_CHECKPOINT false: the second phase goes on from the first one's weights; PHASE=1 runs the first alone"
+config_p1=${CONFIG_P1:-configs/${model_size}_phase1.json}
+config_p2=${CONFIG_P2:-configs/${model_size}_phase2.json}
+# Phase 2 would refuse them, after all of phase 1.
+words=" ${passed_on[*]//-/_} "
+if [[ $phase == both && $words == *' __eval_tfrecords'[=\ ]* && $words != *' __max_seq_length'[=\ ]* &&
+  $(number max_seq_length "$config_p1") != "$(number max_seq_length "$config_p2")" ]]; then
+  fail "--eval_tfrecords after -- goes to both phases, whose sequences differ in length: set EVAL_TFRECORDS_P1 and _P2"
+fi
 mkdir -p "$results"
 
 # prepared LENGTH: the shards of that length that data/create_datasets_from_start.sh made, of DATASET where there are
@@ -78,7 +86,7 @@ run_phase() {
   else
     flag gradient_accumulation_steps 1
   fi
-  for name in OPT_BETA_1 OPT_BETA_2 LR_DECAY_POWER END_LR SKIP_ADAPTIVE PACK_SEQUENCES; do
+  for name in OPT_BETA_1 OPT_BETA_2 LR_DECAY_POWER END_LR SKIP_ADAPTIVE PACK_SEQUENCES EVAL_TFRECORDS; do
     value=${name}_P$1
     flag "${name,,}" "${!value:-}"
   done
@@ -108,13 +116,13 @@ fi
 
 if [[ $phase != 2 ]]; then
   shards=${PRETRAIN_TFRECORDS_P1:-$(prepared 128)}
-  run_phase 1 "${CONFIG_P1:-configs/${model_size}_phase1.json}" "$shards" "$restore_p1" \
+  run_phase 1 "$config_p1" "$shards" "$restore_p1" \
     "${TRAIN_BATCH_SIZE_P1:-}" "${LEARNING_RATE_P1:-}" "${WARMUP_STEPS_P1:-}" "${TRAIN_STEPS_P1:-}" \
     "${GRADIENT_ACCUMULATION_STEPS_P1:-}"
 fi
 if [[ $phase != 1 ]]; then
   shards=${PRETRAIN_TFRECORDS_P2:-$(prepared 512)}
-  run_phase 2 "${CONFIG_P2:-configs/${model_size}_phase2.json}" "$shards" latest \
+  run_phase 2 "$config_p2" "$shards" latest \
     "${TRAIN_BATCH_SIZE_P2:-}" "${LEARNING_RATE_P2:-}" "${WARMUP_STEPS_P2:-}" "${TRAIN_STEPS_P2:-}" \
     "${GRADIENT_ACCUMULATION_STEPS_P2:-}"
 fi

@@ -115,6 +115,24 @@ def test_a_positional_wins_over_the_environment_and_the_rest_goes_on(launch):
     assert first["hidden_size"] == second["hidden_size"] == "64"
 
 
+def test_each_phase_is_evaluated_on_its_own_held_out_shards(launch):
+    _, (first, second) = launch(EVAL_TFRECORDS_P1="held_128/*", EVAL_TFRECORDS_P2="held_512/*")
+    assert (first["eval_tfrecords"], second["eval_tfrecords"]) == ("held_128/*", "held_512/*")
+    _, (first, second) = launch(EVAL_TFRECORDS_P2="held_512/*")
+    assert "eval_tfrecords" not in first and second["eval_tfrecords"] == "held_512/*"
+
+
+@pytest.mark.parametrize("words", [["--eval_tfrecords", "a"], ["--log_freq", "3", "--eval-tfrecords=a"]])
+def test_held_out_shards_that_cannot_fit_both_phases_are_refused_before_the_first(launch, tmp_path, words):
+    done, calls = launch("--", *words)
+    assert done.returncode == 2 and not calls and len(done.stderr.splitlines()) == 1
+    assert "--eval_tfrecords" in done.stderr and "EVAL_TFRECORDS_P1 and _P2" in done.stderr
+    assert len(launch("--", *words, PHASE=2)[1]) == 1
+    assert len(launch("--", *words, "--max_seq_length", "128")[1]) == 2
+    config = ROOT / "configs" / "small_phase1.json"
+    assert len(launch("--", *words, MODEL_SIZE="small", CONFIG_P2=config)[1]) == 2
+
+
 def test_resuming_and_an_initial_checkpoint(launch):
     _, (first, _) = launch(RESUME_TRAINING="true")
     assert first["restore_checkpoint"] == "latest"

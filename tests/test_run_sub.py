@@ -74,11 +74,12 @@ def _calls(path: Path) -> list[list[str]]:
 
 def test_nvidias_names_reach_each_phase_with_their_own_values(submit, tmp_path):
     process = submit(
-        "--log_freq=3", "--eval_tfrecords=a b", BATCHSIZE="16", LR="3e-3", STEPS="57", WARMUP="5",
+        "--log_freq=3", "--run_note=a b", BATCHSIZE="16", LR="3e-3", STEPS="57", WARMUP="5",
         GRAD_ACCUM_STEPS="2", b1="0.8", b2="0.97", decay="0.6", end_lr="1e-6", skip_adaptive="yes",
         BATCHSIZE_P2="4", LR_P2="1e-3", STEPS_P2="9", WARMUP_P2="1", GRAD_ACCUM_STEPS_P2="8", b1_P2="0.9",
         b2_P2="0.99", decay_P2="1.0", end_lr_P2="2e-6", skip_adaptive_P2="no", SEED="3", MODEL_NAME="m",
         MODEL_SIZE="small", PRETRAIN_TFRECORDS_P1="one", PRETRAIN_TFRECORDS_P2="two",
+        EVAL_TFRECORDS_P1="held one", EVAL_TFRECORDS_P2="held two",
         EXTRA_ARGS="--mask_prob 0.2",
     )  # fmt: skip
     assert _end(process)[0] == 0
@@ -99,13 +100,14 @@ def test_nvidias_names_reach_each_phase_with_their_own_values(submit, tmp_path):
     for name, (value, of_second) in values.items():
         assert f"--{name}={value}" in first and f"--{name}={of_second}" in second, name
     for words, data in ((first, "one"), (second, "two")):
+        assert f"--eval_tfrecords=held {data}" in words
         place = words.index("run_pretraining.py")
         assert words[place - 1] == "python-of-the-node" and all(
             word[:2] == "--" for word in words[: place - 1]
         )
         assert words[words.index("--pretrain_tfrecords") + 1] == data
         assert words[words.index("--model_name") + 1] == "m"
-        assert words[-4:] == ["--mask_prob", "0.2", "--log_freq=3", "--eval_tfrecords=a b"]
+        assert words[-4:] == ["--mask_prob", "0.2", "--log_freq=3", "--run_note=a b"]
     assert "--phase2" not in first and "--phase2" in second and "--restore_checkpoint=latest" in second
     assert not any("container" in word for word in first)
 
