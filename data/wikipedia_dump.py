@@ -46,6 +46,7 @@ class DumpPart:
         name: unique among the parts that were planned together, which it sorts in their order.
         source: the dump.
         pages: how many of them the dump's index lists, if it has one.
+        index: the index by which the dump was divided, if it has one.
     """
 
     name: str
@@ -54,6 +55,7 @@ class DumpPart:
     end: int
     is_compressed: bool
     pages: int | None = None
+    index: Path | None = None
 
     @property
     def stored_bytes(self) -> int:
@@ -87,10 +89,11 @@ def plan(paths: Iterable[str | Path], part_bytes: int = PART_BYTES) -> list[Dump
     """
     dumps = [dump for path in paths for dump in _dumps(Path(path))]
     return [
-        DumpPart(f"{dump_number:03d}_{part_number:05d}", dump, begin, end, is_compressed, pages)
+        DumpPart(f"{dump_number:03d}_{part_number:05d}", dump, begin, end, is_compressed, pages, index)
         for dump_number, dump in enumerate(dumps)
         for is_compressed in [_is_compressed(dump)]
-        for part_number, (begin, end, pages) in enumerate(_ranges(dump, is_compressed, part_bytes))
+        for index in [_index_of(dump) if is_compressed else None]
+        for part_number, (begin, end, pages) in enumerate(_ranges(dump, index, part_bytes))
     ]
 
 
@@ -115,11 +118,10 @@ def _is_compressed(dump: Path) -> bool:
     raise UsageError(f"--input_files {dump}: neither XML nor bzip2, by its first bytes")
 
 
-def _ranges(dump: Path, is_compressed: bool, part_bytes: int) -> Iterator[tuple[int, int, int | None]]:
+def _ranges(dump: Path, index: Path | None, part_bytes: int) -> Iterator[tuple[int, int, int | None]]:
     """(begin, end, pages by the index) of each part."""
     size = dump.stat().st_size
-    index = _index_of(dump)
-    if is_compressed and index:
+    if index:
         starts, counts = _read_index(dump, size, index, part_bytes)
     else:
         starts = [number * part_bytes for number in range(max(1, round(size / part_bytes)))]

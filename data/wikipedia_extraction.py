@@ -22,8 +22,8 @@ _DISAMBIGUATION = re.compile(
 
 
 def source_paths(part: DumpPart) -> list[str]:
-    """The files that a part is read from."""
-    return [str(part.source)]
+    """The files that a part follows from: the dump, and the index where it was divided by that."""
+    return [str(part.source), *([str(part.index)] if part.index else [])]
 
 
 def read(part: DumpPart, tally: Tally) -> Iterator[TextDocument]:

@@ -25,6 +25,7 @@ from prepared_corpora import (
     write_texts,
 )
 from training_runs import ROOT
+from wikipedia_cases import towns, write_multistream
 
 import files
 import tfrecords
@@ -459,6 +460,24 @@ def test_a_dump_becomes_its_articles(tmp_path):
     assert [d.title for d in found] == [f"page {number}" for number in range(30)]
     assert [sentences(d.text) for d in found] == [sentences(text) for text in articles]
     assert manifest["origin"]["licence"]
+
+
+def test_a_dump_whose_index_comes_or_goes_is_refused_by_name(tmp_path):
+    """Which pages a part has follows from the index: parts of two plans may miss pages, or share them."""
+    name = "enwiki-multistream-index.txt.bz2"
+    write_multistream(tmp_path / "enwiki-multistream.xml.bz2", towns(20), 5)
+    preparation = Preparation(tmp_path / "working")
+    preparation.run("text_formatting", "wikicorpus_en", input_files=tmp_path)
+    manifest = files.read_json(preparation.formatted("wikicorpus_en") / "manifest.json")
+    assert [source["name"] for source in manifest["sources"]] == ["enwiki-multistream.xml.bz2", name]
+    (tmp_path / name).rename(tmp_path / "aside")
+    output = preparation.run("text_formatting", "wikicorpus_en", expect=2, input_files=tmp_path)
+    assert f"holds data of other sources: {name} is gone" in output.splitlines()[-1]
+    without = Preparation(tmp_path / "without")
+    without.run("text_formatting", "wikicorpus_en", input_files=tmp_path)
+    (tmp_path / "aside").rename(tmp_path / name)
+    output = without.run("text_formatting", "wikicorpus_en", expect=2, input_files=tmp_path)
+    assert f"{name} is new" in output.splitlines()[-1]
 
 
 def test_damage_is_named_and_the_rest_kept_and_tolerated_only_when_asked(tmp_path):
