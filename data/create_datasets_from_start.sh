@@ -12,7 +12,7 @@
 #   DATA_PREP_WORKING_DIR   where everything lies (default: data/ of this repository)
 #   VOCAB_FILE              WordPiece vocabulary (default: vocab.txt in that folder, else that of Google's ELECTRA)
 #   VOCAB_SIZE              train a vocabulary of so many pieces on this text instead, with VOCAB_FLAGS for
-#                           build_vocabulary.py (--no-lower-case, say)
+#                           build_vocabulary.py (--no-lower-case, say); one that is there and was not made so is refused
 #   MAX_SEQ_LENGTHS         default "128 512"
 #   N_PROCESSES             default: one a processor
 #   DASK_SCHEDULER          tcp://host:port of a Dask scheduler whose workers do the work (data/run_dask_slurm.sub)
@@ -57,6 +57,12 @@ settle_python
 export DATA_PREP_WORKING_DIR=${DATA_PREP_WORKING_DIR:-data}
 vocabulary=${VOCAB_FILE:-$DATA_PREP_WORKING_DIR/vocab.txt}
 formatted=$DATA_PREP_WORKING_DIR/formatted_one_article_per_line
+# What a vocabulary is trained with is noted before it is there, so that it is known again after an interruption.
+note=$vocabulary.trained
+training="$dataset ${VOCAB_SIZE:-} ${VOCAB_FLAGS:-}"
+if [[ -n ${VOCAB_SIZE:-} && -f $vocabulary && $(cat "$note" 2> /dev/null) != "$training" ]]; then
+  fail "VOCAB_SIZE $VOCAB_SIZE: $vocabulary is there and was not trained so; move it away, or leave VOCAB_SIZE out to use it"
+fi
 
 # prepare ACTION DATASET FLAGS...: one step.
 prepare() {
@@ -68,7 +74,7 @@ prepare() {
 }
 
 if [[ $mode == own ]]; then
-  prepare text_formatting text --input_files "$(IFS=, && echo "${inputs[*]}")"
+  prepare text_formatting text --input_files "$(IFS=, && echo "${inputs[*]}")" --vocab_file "$vocabulary"
 else
   prepare download "$dataset"
   prepare text_formatting "$dataset"
@@ -82,11 +88,14 @@ if [[ ! -f $vocabulary && -n ${VOCAB_SIZE:-} ]]; then
     trap 'rm -rf "$corpus"' EXIT
     ln -s "$(realpath -- "$formatted")"/{bookscorpus,wikicorpus_en} "$corpus"
   fi
+  mkdir -p -- "$(dirname -- "$vocabulary")"
+  echo "$training" > "$note"
   read -ra vocabulary_flags <<< "${VOCAB_FLAGS:-}"
   run_to_end "$python" build_vocabulary.py --corpus_dir "$corpus" --vocab_size "$VOCAB_SIZE" --output "$vocabulary" \
     "${vocabulary_flags[@]}"
 elif [[ ! -f $vocabulary ]]; then
   [[ -z ${VOCAB_FILE:-} ]] || fail "VOCAB_FILE $VOCAB_FILE: no such file"
+  rm -f -- "$note"
   prepare download vocabulary ||
     fail "there is no vocabulary: VOCAB_FILE=FILE names one, VOCAB_SIZE=30522 trains one on this text"
 fi

@@ -232,6 +232,58 @@ def test_a_vocabulary_of_books_and_wikipedia_is_made_of_these_two_alone(tmp_path
     assert not list(tmp_path.glob("tmp.*"))
 
 
+# A stand-in for Python that does nothing but write down its words, and make a vocabulary unless FAILS.
+RECORDER = """#!/bin/bash
+echo "$*" >> "$RECORD"
+[[ $1 != build_vocabulary.py ]] || { [[ -z ${FAILS:-} ]] && echo pieces > "$7"; }
+"""
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Run the script with the recorder; returns its output and the words of each call of Python."""
+    (tmp_path / "python").write_text(RECORDER)
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "texts").mkdir()
+
+    def start(*words, expect: int = 0, **environment) -> tuple[str, list[str]]:
+        calls = tmp_path / "calls"
+        calls.write_text("")
+        settings = {"PYTHON": tmp_path / "python", "RECORD": calls} | environment
+        output = run(CREATE, *words, working=tmp_path, expect=expect, **settings)
+        return output, calls.read_text().splitlines()
+
+    return start
+
+
+def trained(calls: list[str]) -> int:
+    return sum(call.startswith("build_vocabulary.py") for call in calls)
+
+
+def test_a_vocabulary_that_is_there_is_not_taken_for_one_of_the_size_that_is_asked_for(record, tmp_path):
+    words = ("own", tmp_path / "texts")
+    (tmp_path / "vocab.txt").write_text("somebody's")
+    output, calls = record(*words, expect=2, VOCAB_SIZE=99)
+    assert f"VOCAB_SIZE 99: {tmp_path}/vocab.txt is there" in output and not calls
+    assert len(output.splitlines()) == 1 and (tmp_path / "vocab.txt").read_text() == "somebody's"
+    (tmp_path / "vocab.txt").unlink()
+    assert trained(record(*words, expect=1, VOCAB_SIZE=99, FAILS=1)[1]) == 1
+    assert trained(record(*words, VOCAB_SIZE=99)[1]) == 1
+    # Started again, it has its vocabulary already; for another one there is no room.
+    assert trained(record(*words, VOCAB_SIZE=99)[1]) == 0
+    for other in ({"VOCAB_SIZE": 98}, {"VOCAB_SIZE": 99, "VOCAB_FLAGS": "--no-lower-case"}):
+        assert record(*words, expect=2, **other)[1] == []
+    assert trained(record(*words)[1]) == 0
+
+
+def test_a_vocabulary_in_the_folder_of_text_is_no_text(record, tmp_path):
+    vocab_file = vocabulary(tmp_path / "texts/pieces.txt")
+    _, calls = record("own", tmp_path / "texts", VOCAB_FILE=vocab_file)
+    (formatting,) = (call for call in calls if "--action text_formatting" in call)
+    # What dataPrep.py leaves out of its --input_files.
+    assert f"--vocab_file {vocab_file}" in formatting
+
+
 def test_help_explains(tmp_path):
     output = run(CREATE, "--help", working=tmp_path)
     assert "own my_texts/" in output and "DATA_PREP_WORKING_DIR" in output
