@@ -90,10 +90,13 @@ class Vocabulary:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the pieces to `path` and the options beside it."""
+        """Write the pieces to `path` and the options beside it, before them.
+
+        A vocabulary that is there without its options would be taken for one of lower-cased text.
+        """
         contents = self.files()
-        files.write_text(path, contents["vocab.txt"])
         files.write_text(options_path(path), contents["tokenizer_config.json"])
+        files.write_text(path, contents["vocab.txt"])
 
 
 def normalizer(do_lower_case: bool, strip_accents: bool | None) -> BertNormalizer:

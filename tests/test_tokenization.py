@@ -1,11 +1,13 @@
 """Text becomes the ids that Hugging Face's BERT gives it, as the record beside the vocabulary says."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 from text_cases import CASES, NASTY_TEXTS, PIECES, random_texts
 
+import files
 from command_line import UsageError
 from tokenization import SPECIAL_PIECES, Vocabulary, build_tokenizer, load_vocabulary, options_path
 
@@ -52,6 +54,25 @@ def test_real_text_has_the_ids_of_berts_python_tokenizer(do_lower_case, strip_ac
     expected = [reference(line, add_special_tokens=False)["input_ids"] for line in lines]
     assert sum(map(len, expected)) > 10_000
     assert ours(vocabulary, lines) == expected
+
+
+def test_a_vocabulary_whose_saving_was_ended_is_not_there_without_its_options(tmp_path, monkeypatch):
+    """Without them a cased one would be read as one of lower-cased text."""
+    write = files.write_text
+    path = tmp_path / "vocab.txt"
+    for writes in range(3):
+        left = iter(range(writes))
+
+        def write_some(path, content, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            write(path, content)
+
+        monkeypatch.setattr(files, "write_text", write_some)
+        with contextlib.suppress(KeyboardInterrupt):
+            Vocabulary(PIECES, do_lower_case=False).save(path)
+        assert not path.exists() or not load_vocabulary(path).do_lower_case
+    assert path.exists()
 
 
 def test_text_cannot_name_a_special_token():
