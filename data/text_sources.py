@@ -147,7 +147,7 @@ def _find(inputs: Sequence[str | Path], leave_out: Collection[str | Path]) -> It
         elif kind_of(os.path.basename(path)) is None:
             raise UsageError(f"--input_files {path}: is no {KINDS} file")
         else:
-            found = [Source(path, os.path.basename(path))]
+            found = [Source(path, printable(os.path.basename(path)))]
         for source in found:
             # Of several inputs one may lie in another; realpath takes longer than all the rest.
             real = os.path.realpath(source.path) if len(inputs) > 1 else source.path

@@ -251,6 +251,16 @@ def test_part_is_one_piece_one_file_or_many_small_files(tmp_path, monkeypatch):
     assert max(len(part.sources) for part in plan([tmp_path])) == 10
 
 
+def test_title_of_a_file_whose_name_is_no_text_is_the_same_named_or_found(tmp_path):
+    """A title goes into files of UTF-8, which the bytes of such a name do not fit."""
+    named = os.fsdecode(os.fsencode(tmp_path / "texts") + b"/caf\xe9.txt")
+    (tmp_path / "texts").mkdir()
+    Path(named).write_text("Words.\n")
+    (found,) = documents_of(tmp_path / "texts", documents=BY_FILE)
+    assert documents_of(Path(named), documents=BY_FILE) == [found]
+    assert found.title.encode() == b"caf\\xe9"
+
+
 def test_file_that_is_named_twice_is_read_once(tmp_path):
     path = write(tmp_path, "One.", "deep/a.txt")
     write(tmp_path, "Two.", "b.txt")
