@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from command_line import UsageError, parse, run_program
-from data import cleaning, dataset_downloads, dataset_names, downloads, text_sources
+from data import cleaning, dataset_downloads, dataset_names, decontamination, downloads, text_sources
 from data.executors import Backend, backend_of
 from data.sharding import Sharding, shard_text
 from data.text_formatting import Formatting, format_text
@@ -76,14 +76,16 @@ def _format(config: PreparationConfig, working: Path, backend: Backend) -> None:
         raise UsageError(f"--input_files: --dataset {config.dataset} is {' and '.join(datasets)}: name one")
     for dataset in datasets:
         if config.input_files:
-            inputs = _paths(config.input_files)
+            inputs = _paths(config.input_files, "input_files")
         elif dataset == _OWN:
             raise UsageError(f"--dataset {dataset}: --input_files says which files and folders")
         else:
             inputs = (str(dataset_downloads.folder_of(dataset, working)),)
             if not Path(inputs[0]).is_dir():
                 raise UsageError(f"{inputs[0]}: no such folder; run --action download, or give --input_files")
-        against = _paths(config.decontaminate_against or "")
+        against = ()
+        if config.decontaminate_against:
+            against = _paths(config.decontaminate_against, decontamination.FLAG)
         clean = cleaning.parse_switches(config.clean, bool(against))
         if waiting := sorted(clean & _GLOBAL):
             names = " and ".join(waiting)
@@ -139,8 +141,12 @@ def _create_tfrecords(config: PreparationConfig, working: Path, backend: Backend
     )
 
 
-def _paths(list_of_files: str) -> tuple[str, ...]:
-    """The absolute paths of a list with commas; one that has commas itself is told by its being there."""
+def _paths(list_of_files: str, flag: str) -> tuple[str, ...]:
+    """The absolute paths of a list with commas; one that has commas itself is told by its being there.
+
+    Raises:
+        UsageError: it names none.
+    """
     words = list_of_files.split(",")
     paths = []
     while words:
@@ -151,6 +157,8 @@ def _paths(list_of_files: str) -> tuple[str, ...]:
                 break
         paths.append(path)
         words = words[count:]
+    if not any(paths):
+        raise UsageError(f"--{flag} {list_of_files!r}: names no file")
     return tuple(os.path.abspath(path) for path in paths if path)
 
 

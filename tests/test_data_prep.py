@@ -349,6 +349,13 @@ def test_a_working_folder_among_the_sources_is_no_source(own, vocab_file, tmp_pa
     [
         ("text_formatting", "text", {}, "--input_files says which"),
         ("text_formatting", "text", {"input_files": "/none"}, "/none: no such file"),
+        ("text_formatting", "text", {"input_files": " , "}, "--input_files ' , ': names no file"),
+        (
+            "text_formatting",
+            "text",
+            {"input_files": ROOT / "tests", "decontaminate_against": ","},
+            "--decontaminate_against ',': names no file",
+        ),
         ("text_formatting", "wikicorpus_en", {}, "run --action download, or give --input_files"),
         ("text_formatting", "squad", {}, "is for --action download alone"),
         ("sharding", "bookscorpus", {}, "run --action text_formatting first"),
