@@ -7,10 +7,10 @@
 #   --checkpoints DIR   where new checkpoints show progress: anywhere below this folder (default results)
 #   --pause SECONDS     before the first restart; doubled for each further one, up to five minutes (default 5)
 #
-# It gives up at once on exit code 2, a mistake that no restart mends, when it is told to stop itself, and when two
-# crashes in a row left the same newest checkpoint. A restart adds --restore_checkpoint=latest to the command, which wins
-# over one of its own once there is a new checkpoint; scripts/run_pretraining.sh is told the same by RESUME_TRAINING=true
-# and, once there is a new one, RESTARTED=true in its environment. The exit code is the command's.
+# It gives up at once on exit code 2, a mistake that no restart mends, and when it is told to stop itself. A restart adds
+# --restore_checkpoint=latest to the command, which wins over one of its own once there is a new checkpoint;
+# scripts/run_pretraining.sh is told the same by RESUME_TRAINING=true and, once there is a new one, RESTARTED=true in its
+# environment. The exit code is the command's.
 set -euo pipefail
 
 # shellcheck source=common.sh
@@ -33,19 +33,16 @@ for name in max_restarts pause; do
 done
 say() { echo "supervise.sh: $1" >&2; }
 
-restarts=0 wait=$pause left_before=none left_at_first=$(newest_checkpoint "$checkpoints")
+left_at_first=$(newest_checkpoint "$checkpoints")
+restarts=0 wait=$pause left_before=$left_at_first
 while true; do
   status=0
   run_to_end "$@" || status=$?
   if ((status == 0 || status == 2)) || [[ -n $was_signalled ]]; then exit "$status"; fi
   left=$(newest_checkpoint "$checkpoints")
-  if [[ $left_before == "$left" ]]; then
-    say "ended with status $status, and twice in a row without a new checkpoint (${left:-there is none}): giving up"
-    exit "$status"
-  fi
-  if [[ $left_before != none ]]; then restarts=0 wait=$pause; fi
+  if [[ $left != "$left_before" ]]; then restarts=0 wait=$pause; fi
   if ((restarts >= max_restarts)); then
-    say "ended with status $status after $restarts restarts: giving up"
+    say "ended with status $status, after $restarts restarts without a new checkpoint (${left:-there is none}): giving up"
     exit "$status"
   fi
   left_before=$left
@@ -63,6 +60,6 @@ while true; do
       # The checkpoint that it names is older than what has been saved since.
       if [[ $left != "$left_at_first" ]]; then set -- "$@" --restore_checkpoint=latest; fi
       ;;
-    *run_pretraining.py* | *run_tf_squad.py*) set -- "$@" --restore_checkpoint=latest ;;
+    *run_pretraining.py* | *run_tf_squad.py* | *run_tf_glue.py*) set -- "$@" --restore_checkpoint=latest ;;
   esac
 done

@@ -1,6 +1,7 @@
 """scripts/supervise.sh: what it starts again, when it gives up, and that signals and exit codes travel."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -94,10 +95,28 @@ def test_the_launchers_initial_checkpoint_holds_until_there_is_a_newer_one(super
     assert restored == [[named], [named], [named, "latest"]]
 
 
-def test_two_crashes_that_leave_the_same_checkpoint_are_enough(supervised):
-    code, started, messages = supervised.run(["1 ckpt-10", "9", "9"])
-    assert code == 9 and len(started) == 2
-    assert "twice in a row without a new checkpoint" in messages and "ckpt-10" in messages
+@pytest.mark.parametrize("program", ["run_pretraining.py", "run_tf_squad.py", "run_tf_glue.py"])
+def test_every_program_that_trains_is_told_to_go_on(supervised, program):
+    stand_in = (supervised.folder / "run_pretraining.py").rename(supervised.folder / program)
+    process = supervised.start(["1 ckpt-10", "0"], command=(str(stand_in), "--seed=1"))
+    process.communicate(timeout=60)
+    assert supervised.started() == ["|--seed=1", "true|--seed=1 --restore_checkpoint=latest"]
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_so_many_restarts_in_a_row_without_a_new_checkpoint_are_enough(supervised, most):
+    """Those that brought one before do not count."""
+    code, started, messages = supervised.run(
+        ["1", "1 ckpt-10", *["9"] * 9] if most else ["9"] * 9, "--max_restarts", str(most)
+    )
+    assert code == 9 and len(started) == (2 + most if most else 1)
+    assert f"after {most} restarts without a new checkpoint" in messages
+
+
+def test_the_pause_doubles_until_there_is_a_new_checkpoint(supervised):
+    _, started, messages = supervised.run(["1", "1", "1 ckpt-10", "1", "0"], "--pause", "1")
+    assert len(started) == 5
+    assert re.findall(r"again in (\d+) s", messages) == ["1", "2", "1", "2"]
 
 
 def test_progress_makes_the_count_begin_anew(supervised):
