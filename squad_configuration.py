@@ -10,6 +10,9 @@ from dataclasses import MISSING, dataclass
 from command_line import option, require, without_none
 from finetuning_configuration import FineTuningConfig
 
+# Of NVIDIA's run_squad.sh for SQuAD 2.0.
+_JOINT_NULL_THRESHOLD = -5.6
+
 
 @dataclass
 class EvaluationConfig:
@@ -82,8 +85,11 @@ class SquadConfig(FineTuningConfig):
     beam_size: int = option(
         4, "starts, and ends for each, that the joint head keeps", group="windows and answers"
     )
-    null_score_diff_threshold: float = option(
-        0.0, "no answer where the null odds are above", group="windows and answers"
+    null_score_diff_threshold: float | None = option(
+        None,
+        "no answer where the null odds are above; default by the head that the model has: joint -5.6, as "
+        "NVIDIA's launcher has it, plain 0",
+        group="windows and answers",
     )
     verbose_logging: bool = option(
         False, "list the questions that cannot be trained on", group="windows and answers"
@@ -119,6 +125,19 @@ class SquadConfig(FineTuningConfig):
         for name in ("max_answer_length", "n_best_size", "beam_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         require(self.max_questions >= 0, "max_questions", self.max_questions, "must not be negative")
+        threshold = self.null_score_diff_threshold
+        is_number = threshold is None or not math.isnan(threshold)
+        require(is_number, "null_score_diff_threshold", threshold, "must be a number")
+
+    def null_threshold(self, joint_head: bool) -> float:
+        """The null odds above which a question has no answer, given or of the head that answers.
+
+        The joint head's odds are a logit of its own, the plain head's a difference of scores: their scales
+        differ.
+        """
+        if self.null_score_diff_threshold is not None:
+            return self.null_score_diff_threshold
+        return _JOINT_NULL_THRESHOLD if joint_head else 0.0
 
     def unused_flags(self) -> list[str]:
         """A warning for each flag that was given and is accepted for NVIDIA's scripts alone."""

@@ -86,7 +86,7 @@ class SquadRun(FineTuningRun):
                 n_best_size=config.n_best_size,
                 max_answer_length=config.max_answer_length,
                 version_2=config.version_2_with_negative,
-                null_score_diff_threshold=config.null_score_diff_threshold,
+                null_score_diff_threshold=config.null_threshold(inputs.head.joint),
                 joint_head=inputs.head.joint,
             ),
             batch_size=config.predict_batch_size,

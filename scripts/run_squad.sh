@@ -75,12 +75,8 @@ if [[ $mode == train* ]]; then
 fi
 if [[ $mode != train ]]; then command+=(--do_predict --predict_batch_size="${INFER_BATCH_SIZE:-128}"); fi
 if [[ $mode == *eval ]]; then command+=(--do_eval); fi
-if [[ $version == 2.0 ]]; then
-  command+=(--version_2_with_negative)
-  # NVIDIA's threshold is one for the joint head's own logit; the plain head's odds have another scale.
-  plain_head='--(no[-_]joint[-_]head|joint[-_]head[= ]([Ff]alse|[Nn]o|0))( |$)'
-  [[ "${passed_on[*]}" =~ $plain_head ]] || command+=(--null_score_diff_threshold=-5.6)
-fi
+# NVIDIA's threshold for 2.0 is the program's own default, for the joint head: only the weights say which head it is.
+[[ $version != 2.0 ]] || command+=(--version_2_with_negative)
 
 mkdir -p "$out_dir"
 log=${out_dir%/}/logfile.txt

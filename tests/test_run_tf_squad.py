@@ -174,6 +174,25 @@ def test_the_best_threshold_is_found_whatever_threshold_was_used_and_gives_its_s
     }
 
 
+@pytest.mark.parametrize(("joint_head", "threshold"), [(True, -5.6), (False, 0.0)])
+def test_the_head_of_the_weights_has_its_own_threshold(squad, tmp_path, joint_head, threshold):
+    """No flag names the head, as in the launcher's MODE=eval."""
+    model = write_answering_model(tmp_path / "model", joint_head=joint_head, version_2=True)
+    paragraphs = [
+        {"context": context, "qas": [{"id": f"q{number}", "question": question}]}
+        for number, (question, context) in enumerate(made_up_questions(60))
+        if context
+    ]
+    path = _write(tmp_path / "dev.json", {"version": "v2.0", "data": [{"paragraphs": paragraphs}]})
+    given = {"electra_model": model, "predict_file": path, "max_query_length": 20}
+    squad.run(tmp_path.name, "--do_predict", "--version_2_with_negative", **given)
+    predictions, odds = (squad.json(tmp_path.name, f"{name}.json") for name in ("predictions", "null_odds"))
+    assert any(-5.6 < value < 0 for value in odds.values())
+    assert predictions.keys() == odds.keys()
+    for name, value in odds.items():
+        assert (predictions[name] == "") == (value > threshold), (name, value)
+
+
 def test_n_best_holds_the_prediction_first_with_nvidias_keys(squad, trained):
     predictions = squad.json(trained, "predictions.json")
     for question, answers in squad.json(trained, "nbest_predictions.json").items():

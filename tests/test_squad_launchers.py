@@ -212,15 +212,14 @@ def test_modes(launch, mode, expected):
     assert config.restore_checkpoint == ("latest" if "train" in mode else "")
 
 
-def test_version_2_has_nvidias_threshold_with_the_joint_head_alone(launch):
-    config = launch.squad(SQUAD_VERSION="2.0")
-    assert config.version_2_with_negative and config.null_score_diff_threshold == -5.6
-    assert config.data_dir == "data/download/squad/v2.0"
-    for flags in (["--joint_head", "False"], ["--joint-head=false"], ["--no_joint_head"]):
-        config = launch.squad("--", *flags, SQUAD_VERSION="2.0")
-        assert not config.joint_head and config.null_score_diff_threshold == 0.0
-    assert launch.squad("--", "--joint_head", "True", SQUAD_VERSION="2.0").null_score_diff_threshold == -5.6
-    assert launch.squad().null_score_diff_threshold == 0.0
+def test_version_2_has_nvidias_threshold_for_whichever_head_is_joint(launch):
+    """In eval the weights alone say which head it is, so the launcher must not decide for them."""
+    for mode in ("train_eval", "eval"):
+        config = launch.squad(SQUAD_VERSION="2.0", MODE=mode)
+        assert config.version_2_with_negative and config.data_dir == "data/download/squad/v2.0"
+        assert (config.null_threshold(joint_head=True), config.null_threshold(joint_head=False)) == (-5.6, 0)
+    config = launch.squad("--", "--null_score_diff_threshold", "1.5", SQUAD_VERSION="2.0")
+    assert config.null_threshold(joint_head=True) == config.null_threshold(joint_head=False) == 1.5
 
 
 def test_what_follows_the_dashes_goes_on_and_wins(launch):
