@@ -8,6 +8,7 @@ tasks. Every fault is named by file and line; what the labels mean is found out 
 import csv
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -245,7 +246,8 @@ def _text(row: Row, column: str, where: str) -> str:
 def _label(row: Row, column: str, where: str) -> str | None:
     """A label as a word: JSON and Parquet have numbers too. None where the cell is empty."""
     label = _cell(row, column, where)
-    if label is None or label == "":
+    # NaN is how pandas writes a cell that is empty.
+    if label is None or label == "" or (isinstance(label, float) and math.isnan(label)):
         return None
     if isinstance(label, bool) or not isinstance(label, str | int | float):
         raise UsageError(f"{where}: the column {column!r} holds {label!r}, which is no word and no number")

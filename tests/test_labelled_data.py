@@ -65,6 +65,19 @@ def test_json_lines_have_labels_of_words_and_numbers(tmp_path):
     ]
 
 
+def test_a_number_that_is_none_is_no_label(tmp_path):
+    """A data frame of floats has NaN where there is no label."""
+    rows = '{"text": "one", "label": 1.0}\n{"text": "two", "label": NaN}\n'
+    table = pyarrow.table({"text": ["one", "two"], "label": pyarrow.array([1.0, float("nan")])})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for path in (_write(tmp_path / "a.jsonl", rows), str(tmp_path / "a.parquet")):
+        with pytest.raises(
+            UsageError, match=f"^--train_file {path}, line 2: the column 'label' holds no label"
+        ):
+            examples(path)
+        assert [example[3] for example in examples(path, labelled=False)] == ["1.0", None]
+
+
 def test_parquet_is_read_as_the_hub_stores_it(tmp_path):
     table = pyarrow.table({"text": ["one", "two"], "label": pyarrow.array([0, -1], pyarrow.int64())})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
