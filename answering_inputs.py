@@ -3,7 +3,6 @@
 Found and checked from the flags without TensorFlow; question_answerer.py and saved_model.py build on it.
 """
 
-import re
 from dataclasses import dataclass
 
 from command_line import UsageError
@@ -14,10 +13,9 @@ from squad_data import Question
 from squad_decoding import DecodingRule
 from squad_features import FeatureRule
 from squad_inputs import Head, choose_head, has_head
-from tokenization import Vocabulary
+from tokenization import Vocabulary, encodable
 
 _MAX_SEQ_LENGTH = 384
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,3 @@ def load_named(config: AnsweringConfig) -> PretrainedModel:
 def make_question(text: str, context: str, id: str | int = "") -> Question:
     """A question that anybody may have typed: what no encoding can hold is replaced, as in SQuAD files."""
     return Question(id=id, text=encodable(text), context=encodable(context))
-
-
-def encodable(text: str) -> str:
-    """The text with a mark for each character that no encoding can hold, so that tokenizers take it."""
-    return _LONE_SURROGATE.sub("\ufffd", text)

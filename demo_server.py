@@ -18,10 +18,10 @@ import tornado.web
 
 import demo_page
 import web_page
-from answering_inputs import encodable
 from command_line import RunFailure, Terminated, UsageError
 from pretrained_models import PretrainedModel
 from squad_configuration import InferenceConfig
+from tokenization import encodable
 from weight_conversion import architecture_name
 
 # Requests that may wait for the thread; one more is told to come again.

@@ -10,12 +10,13 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from command_line import UsageError
+from tokenization import encodable
 
 _DOCUMENT_MARK = "-DOCSTART-"
 # No cell is longer: csv's own limit of 131,072 characters is less than a long document.
@@ -92,7 +93,7 @@ def read_examples(
         label = _label(row, columns.label, where) if columns.label in row or labelled else None
         if label is None and labelled:
             raise UsageError(f"{where}: the column {columns.label!r} holds no label")
-        identifier = str(_cell(row, columns.id, where) if columns.id else first_number + number)
+        identifier = _name(row, columns.id, where) if columns.id else str(first_number + number)
         yield Example(identifier, _text(row, columns.text, where), pair, label, line)
     if number < 0:
         raise UsageError(f"--{flag} {path}: no example in it")
@@ -203,6 +204,8 @@ def _json_rows(path: str, flag: str) -> Iterator[tuple[int, Row]]:
             row = json.loads(text)
         except ValueError as error:
             raise UsageError(f"{where}: is not JSON ({error})") from None
+        except RecursionError:
+            raise UsageError(f"{where}: is nested too deeply") from None
         if not isinstance(row, dict):
             raise UsageError(f"{where}: is a JSON {type(row).__name__}, and an object is expected")
         yield line, row
@@ -221,13 +224,30 @@ def _parquet_rows(path: str, flag: str) -> Iterator[tuple[int, Row]]:
     try:
         with open(path, "rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
             for batch in file.iter_batches():
-                for row in batch.to_pylist():
+                for row in _batch_rows(batch, line, f"--{flag} {path}"):
                     line += 1
                     yield line, row
     except OSError as error:
         raise UsageError(f"--{flag} {path}: {error.strerror or error}") from None
     except pyarrow.ArrowException as error:
         raise UsageError(f"--{flag} {path}: is not Parquet ({error})") from None
+
+
+def _batch_rows(batch, before: int, source: str) -> list[Row]:
+    """The rows of an Arrow batch that `before` other rows precede.
+
+    Raises:
+        UsageError: a text is not UTF-8, which nothing that writes Parquet need check.
+    """
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        for number in range(len(batch)):
+            try:
+                batch.slice(number, 1).to_pylist()
+            except UnicodeDecodeError:
+                raise UsageError(f"{source}, line {before + number + 1}: is not UTF-8") from None
+        raise
 
 
 def _cell(row: Row, column: str, where: str) -> object:
@@ -240,7 +260,22 @@ def _text(row: Row, column: str, where: str) -> str:
     text = _cell(row, column, where)
     if not isinstance(text, str):
         raise UsageError(f"{where}: the column {column!r} holds no text but {text!r}")
-    return text
+    # As in SQuAD files: JSON may hold half of a surrogate pair, which no tokenizer takes.
+    return encodable(text)
+
+
+def _name(row: Row, column: str, where: str) -> str:
+    """A word or number that identifies something."""
+    name = str(_cell(row, column, where))
+    _check_encodable([name], column, where)
+    return name
+
+
+def _check_encodable(names: Iterable[str], column: str, where: str) -> None:
+    """See that names can be written as they stand: with a mark instead, two of them could become one."""
+    for name in names:
+        if encodable(name) != name:
+            raise UsageError(f"{where}: the column {column!r} holds {name!r}, which no file can hold")
 
 
 def _label(row: Row, column: str, where: str) -> str | None:
@@ -251,7 +286,7 @@ def _label(row: Row, column: str, where: str) -> str | None:
         return None
     if isinstance(label, bool) or not isinstance(label, str | int | float):
         raise UsageError(f"{where}: the column {column!r} holds {label!r}, which is no word and no number")
-    return str(label)
+    return _name(row, column, where)
 
 
 # -------------------------------------------------------------------------------------------------- tags
@@ -261,12 +296,13 @@ def _table_sentences(path: str, flag: str, columns: Columns, labelled: bool) -> 
     words_column, tags_column = columns.text or "tokens", columns.label or "tags"
     for number, (line, row) in enumerate(_rows(path, flag, ())):
         where = f"--{flag} {path}, line {line}"
-        words = _list(row, words_column, where)
+        words = [encodable(word) for word in _list(row, words_column, where)]
         tags = _list(row, tags_column, where) if tags_column in row or labelled else None
         if tags is not None and len(tags) != len(words):
             raise UsageError(f"{where}: {len(words)} words and {len(tags)} tags")
+        _check_encodable(tags or (), tags_column, where)
         if words:
-            identifier = str(_cell(row, columns.id, where) if columns.id else number)
+            identifier = _name(row, columns.id, where) if columns.id else str(number)
             yield Sentence(identifier, words, tags, line)
 
 

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from answering_inputs import encodable
 from command_line import RunFailure, UsageError
 from detection_inputs import DetectionInputs
 from electra_weights import DISCRIMINATOR_HEAD, MASKED_LM_HEAD
@@ -18,7 +17,7 @@ from length_batches import bucket_lengths, bucketed_batches
 from modeling import DiscriminatorHead, Encoder, MaskedLmHead
 from pretrained_models import PretrainedModel, assign_weights
 from sliding_windows import shown_best, window_places
-from tokenization import build_tokenizer
+from tokenization import build_tokenizer, encodable
 
 _INPUTS = ("input_ids", "input_mask", "segment_ids")
 

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from command_line import UsageError
 # In BERT's order, which a new vocabulary starts with.
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _MAX_CHARACTERS_PER_WORD = 100
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class Vocabulary:
         contents = self.files()
         files.write_text(options_path(path), contents["tokenizer_config.json"])
         files.write_text(path, contents["vocab.txt"])
+
+
+def encodable(text: str) -> str:
+    """The text with a mark for each character that no encoding can hold, so that tokenizers take it."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def normalizer(do_lower_case: bool, strip_accents: bool | None) -> BertNormalizer:

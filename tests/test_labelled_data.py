@@ -78,6 +78,25 @@ def test_a_number_that_is_none_is_no_label(tmp_path):
         assert [example[3] for example in examples(path, labelled=False)] == ["1.0", None]
 
 
+def test_half_a_surrogate_pair_is_one_other_character_of_a_text(tmp_path):
+    """As in SQuAD files; a whole pair is the character that it stands for."""
+    path = _write(tmp_path / "a.jsonl", '{"a": "x\\ud83dy", "b": "\\ud83d\\ude00", "label": "z"}\n')
+    ((_, text, pair, _, _),) = examples(path, PAIRS)
+    assert (text, pair) == ("x\ufffdy", "\U0001f600")
+    path = _write(tmp_path / "b.jsonl", '{"tokens": ["x\\ude00"], "tags": ["O"]}\n')
+    assert sentences(path)[0][1] == ["x\ufffd"]
+
+
+def test_text_that_is_not_utf_8_is_named_in_parquet_too(tmp_path):
+    raw = pyarrow.array([b"a", b"b", b"caf\xe9"], pyarrow.binary())
+    text = pyarrow.StringArray.from_buffers(3, raw.buffers()[1], raw.buffers()[2])
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": text, "label": ["x", "y", "x"]}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(UsageError, match=r"^--train_file .*a.parquet, line 3: is not UTF-8$"):
+        examples(str(tmp_path / "a.parquet"))
+
+
 def test_parquet_is_read_as_the_hub_stores_it(tmp_path):
     table = pyarrow.table({"text": ["one", "two"], "label": pyarrow.array([0, -1], pyarrow.int64())})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
@@ -118,6 +137,24 @@ def test_broken_rows_are_left_out_and_listed_where_that_is_allowed(tmp_path):
         ("a.jsonl", '{"text": 3, "label": "x"}\n', COLUMNS, "line 1: the column 'text' holds no text but 3"),
         ("a.jsonl", '{"text": "one", "label": [1]}\n', COLUMNS, "line 1: the column 'label' holds .1."),
         ("a.jsonl", '{"a": "one", "b": null, "label": 1}\n', PAIRS, "line 1: the column 'b' holds no text"),
+        (
+            "a.jsonl",
+            '{"text": "one", "label": "\\ud83d"}\n',
+            COLUMNS,
+            "line 1: the column 'label' holds '.*ud83d'",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "one", "label": "x", "key": "\\ud83d"}\n',
+            Columns("text", label="label", id="key"),
+            "line 1: the column 'key' holds",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "one", "label": "x"}\n{"text": "two", "label": ' + "[" * 50_000 + "\n",
+            COLUMNS,
+            "line 2: is nested too deeply",
+        ),
         ("a.parquet", "text\tlabel\n", COLUMNS, "is not Parquet"),
         ("a.docx", "text", COLUMNS, "is no .tsv, .csv, .jsonl or .parquet file"),
     ],
@@ -202,6 +239,12 @@ def test_words_and_tags_as_lists(tmp_path):
             '{"tokens": "a", "tags": []}\n',
             Columns(""),
             "line 1: the column 'tokens' holds no list",
+        ),
+        (
+            "a.jsonl",
+            '{"tokens": ["a"], "tags": ["\\ud83d"]}\n',
+            Columns(""),
+            "line 1: the column 'tags' holds '.*ud83d'",
         ),
     ],
 )
