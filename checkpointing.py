@@ -194,7 +194,8 @@ def check_meaning(
     """See that a checkpoint's training is the one to go on with: settings that mean something, by name.
 
     Args:
-        before_recorded: the values that settings had before checkpoints recorded them.
+        before_recorded: values of settings that `meaning` does not record: those that they had before it did,
+            or what stands elsewhere in the checkpoint.
 
     Raises:
         UsageError: names those that differ, unless a change is allowed, which is then said.

@@ -17,7 +17,7 @@ from command_line import UsageError
 from configuration import global_batch_of_flags, keep_global_batch_size
 from finetuning_configuration import FineTuningConfig
 from pretrained_models import PretrainedModel, load_pretrained
-from tokenization import load_vocabulary
+from tokenization import Vocabulary, load_vocabulary
 from workers import Workers
 
 CHECKPOINT_PREFIX = "ckpt-"
@@ -32,6 +32,8 @@ _MEANING = (
     "weight_decay_rate",
     "layerwise_lr_decay",
 )
+# Of an architecture, what changes no prediction.
+_ONLY_TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
 
 
 def open_model(config: FineTuningConfig) -> PretrainedModel:
@@ -120,6 +122,7 @@ def find_start(
     workers: Workers,
     *,
     meaning: Callable[[], Mapping[str, object]],
+    predicting: Mapping[str, object],
     knows_task: bool,
 ) -> Start:
     """The training checkpoint to go on from; worker 0 alone reads it.
@@ -129,6 +132,7 @@ def find_start(
 
     Args:
         meaning: what must be equal for a restart to go on with the same training, by name.
+        predicting: what must be equal for a checkpoint's weights to predict what they were trained to.
         knows_task: whether the weights that the flags name can predict without any training.
 
     Raises:
@@ -142,6 +146,7 @@ def find_start(
         if checkpoint is None:
             return [0, 0]
         if not config.do_train:
+            _check_predicting(checkpoint, predicting, allow_change=config.allow_config_change)
             return [checkpoint.step, 0]
         kept = checkpointing.kept_batch(checkpoint, workers.size, config.global_batch_size, of_flags)
         keep_global_batch_size(config, kept)
@@ -178,6 +183,32 @@ def shared_meaning(config: FineTuningConfig, model: PretrainedModel, workers: Wo
     values |= {name: getattr(config, name) for name in _MEANING}
     values["global_batch_size"] = batch_shape(config, workers).global_batch_size
     return values
+
+
+def shared_predicting(model: PretrainedModel) -> dict:
+    """The part of what a checkpoint's predictions rest on that all tasks have, by name."""
+    values = dataclasses.asdict(model.config)
+    for name in _ONLY_TRAINING:
+        del values[name]
+    return values | {"vocabulary_sha256": model.vocabulary.sha256} | _normalisation(model.vocabulary)
+
+
+def _check_predicting(checkpoint: Checkpoint, now: Mapping, *, allow_change: bool) -> None:
+    """See that what a checkpoint was trained on is what its weights are to predict.
+
+    Raises:
+        UsageError: names what differs, unless a change is allowed.
+    """
+    path = checkpoint.path / "vocab.txt"
+    # How text is normalised stands beside the vocabulary alone.
+    beside = _normalisation(load_vocabulary(path, flag="restore_checkpoint")) if path.exists() else {}
+    checkpointing.check_meaning(checkpoint, dict(now), allow_change=allow_change, before_recorded=beside)
+
+
+def _normalisation(vocabulary: Vocabulary) -> dict[str, bool]:
+    """What becomes of a text before it is split, by name."""
+    lower, strip = vocabulary.do_lower_case, vocabulary.strip_accents
+    return {"do_lower_case": lower, "strip_accents": lower if strip is None else strip}
 
 
 def _random_model(size: str, vocab_file: str) -> PretrainedModel:

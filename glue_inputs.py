@@ -162,7 +162,11 @@ def open_inputs(config: GlueConfig) -> GlueInputs:
 def find_start(config: GlueConfig, inputs: GlueInputs, workers: Workers) -> Start:
     """The training checkpoint to go on from, as finetuning_inputs.find_start."""
     return finetuning_inputs.find_start(
-        config, workers, meaning=lambda: meaning(config, inputs, workers), knows_task=inputs.has_head
+        config,
+        workers,
+        meaning=lambda: meaning(config, inputs, workers),
+        predicting=finetuning_inputs.shared_predicting(inputs.model) | _task_meaning(inputs),
+        knows_task=inputs.has_head,
     )
 
 
@@ -170,12 +174,16 @@ def meaning(config: GlueConfig, inputs: GlueInputs, workers: Workers) -> dict:
     """What must be equal for a restart to go on with the same training, by name."""
     values = finetuning_inputs.shared_meaning(config, inputs.model, workers)
     return values | {
-        "task": inputs.task.name,
-        "labels": list(inputs.task.labels or ()),
+        **_task_meaning(inputs),
         "label_scale": list(dataclasses.astuple(inputs.scale)),
         "training_examples": len(inputs.training),
         "training_data": inputs.training_fingerprint,
     }
+
+
+def _task_meaning(inputs: GlueInputs) -> dict:
+    """What the outputs stand for."""
+    return {"task": inputs.task.name, "labels": list(inputs.task.labels or ())}
 
 
 # -------------------------------------------------------------------------------------------------- task

@@ -124,10 +124,14 @@ def gold_articles(config: SquadConfig, asked: Collection[str]) -> list:
 
 def find_start(config: SquadConfig, inputs: SquadInputs, workers: Workers) -> Start:
     """The training checkpoint to go on from, as finetuning_inputs.find_start."""
+    head = {"joint_head": inputs.head.joint}
+    if inputs.head.joint:
+        head["joint_head_variant"] = inputs.head.variant
     return finetuning_inputs.find_start(
         config,
         workers,
         meaning=lambda: meaning(config, inputs, workers),
+        predicting=finetuning_inputs.shared_predicting(inputs.model) | head,
         knows_task=has_head(inputs.model, inputs.head),
     )
 

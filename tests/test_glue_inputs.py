@@ -1,5 +1,6 @@
 """Every task of GLUE is read in both of its forms, and labels and heads fit or are refused in one line."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from glue_cases import CONFIG, VOCABULARY, random_head, write_columns, write_csv
 from glue_files import FORMS, write_hub_files, write_own_files
 from squad_cases import write_encoder
 
+import checkpointing
 from command_line import UsageError
 from glue_configuration import GlueConfig
-from glue_inputs import GlueInputs, open_inputs
+from glue_inputs import GlueInputs, find_start, meaning, open_inputs
 from glue_tasks import find_files, find_task
+from tokenization import Vocabulary
+from workers import ALONE
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +285,63 @@ def test_predicting_needs_a_head_and_knows_its_labels(tmp_path, encoder):
     with pytest.raises(UsageError, match="its head has 3 outputs, and RTE has 2; fine-tune"):
         folder = _classifier(encoder, tmp_path / "n", None, outputs=3)
         inputs(folder, task="RTE", data_dir=write_own_files(tmp_path, "RTE"), do_eval=True)
+
+
+def _checkpoint(folder: Path, read: GlueInputs, vocabulary=VOCABULARY) -> str:
+    """Of a run that read this, with made-up weights."""
+    settings = GlueConfig(electra_model="e", output_dir="o", task="RTE", do_train=True, **_RECIPE)
+    state = {"meaning": meaning(settings, read, ALONE), "loss_scale": {}}
+    weights = {"weight": np.zeros(1, np.float32)}
+    path = checkpointing.save(
+        folder,
+        "ckpt-",
+        3,
+        model=weights,
+        optimizer=weights,
+        state=state,
+        extra_files=vocabulary.files(),
+        keep=0,
+    )
+    return str(path)
+
+
+_RECIPE = {"num_train_epochs": 3.0, "learning_rate": 1e-4, "layerwise_lr_decay": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, None),
+        ({"hidden_dropout_prob": 0.3}, None),
+        ({"train_file": "{t}/other.csv"}, r"labels \['no', 'yes'\] -> \['on', 'yes'\]"),
+        ({"train_file": "", "task_type": "regression"}, r"task classification -> regression, labels"),
+        ({"do_lower_case": False}, "do_lower_case True -> False, strip_accents True -> False"),
+        ({"electra_model": "{t}/cased"}, "do_lower_case True -> False, strip_accents True -> False"),
+        ({"electra_model": "{t}/other_pieces"}, "vocabulary_sha256"),
+        ({"electra_model": "{t}/wider"}, "intermediate_size 32 -> 40"),
+    ],
+)
+def test_a_checkpoint_predicts_only_what_it_was_trained_on(tmp_path, encoder, changes, told, capsys):
+    train, test = _csv(tmp_path / "train.csv", "no"), write_csv(tmp_path / "test.csv", [{"text": "fine"}])
+    _csv(tmp_path / "other.csv", "on")
+    pieces = VOCABULARY.pieces
+    write_encoder(tmp_path / "cased", CONFIG, dataclasses.replace(VOCABULARY, do_lower_case=False))
+    write_encoder(tmp_path / "other_pieces", CONFIG, Vocabulary((*pieces[:-2], pieces[-1], pieces[-2])))
+    write_encoder(tmp_path / "wider", dataclasses.replace(CONFIG, intermediate_size=40), VOCABULARY)
+    own = {"task_type": "classification", "train_file": train}
+    path = _checkpoint(tmp_path, inputs(encoder, **own, do_train=True))
+    settings = own | {"test_file": test, "do_predict": True}
+    settings |= {n: v.format(t=tmp_path) if isinstance(v, str) else v for n, v in changes.items()}
+    predicting = config(encoder, **settings, restore_checkpoint=path)
+    read = open_inputs(predicting)
+    if told is None:
+        assert find_start(predicting, read, ALONE).step == 3
+        return
+    with pytest.raises(UsageError, match=f"^--restore_checkpoint {path}: made with other settings: .*{told}"):
+        find_start(predicting, read, ALONE)
+    predicting.allow_config_change = True
+    assert find_start(predicting, read, ALONE).step == 3
+    assert "settings differ from the checkpoint's" in capsys.readouterr().out
 
 
 def test_a_model_folder_that_could_not_be_replaced_is_found_before_the_training(tmp_path, encoder):

@@ -1,17 +1,23 @@
 """A SQuAD run finds out before it begins that what it is to do cannot be done."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from squad_cases import VOCABULARY, write_encoder
 from squad_questions import entry, write_squad
 
+import checkpointing
 from command_line import UsageError
+from pretrained_models import load_pretrained
 from squad_configuration import SquadConfig
-from squad_inputs import open_inputs
+from squad_inputs import Head, SquadInputs, find_start, open_inputs
+from workers import ALONE
 
 CONTEXT = "Ann met Bob, and Bob left."
 SCORABLE = "--electra_model nowhere"
@@ -87,6 +93,40 @@ def test_a_model_folder_that_could_not_be_replaced_is_found_before_the_training(
         assert message in end_of(path)
     # Nothing is written there without training.
     assert SCORABLE in end_of(path, do_train=False)
+
+
+@pytest.mark.parametrize(("joint_head", "told"), [(False, None), (True, "joint_head False -> True")])
+def test_a_checkpoint_answers_with_the_head_that_it_was_trained_with(tmp_path, joint_head, told):
+    """Beside weights without a head the flag says which one it is."""
+    write_encoder(tmp_path / "encoder")
+    model = load_pretrained(str(tmp_path / "encoder"), "electra_model")
+    recorded = dataclasses.asdict(model.config) | {"vocabulary_sha256": VOCABULARY.sha256}
+    recorded |= {"joint_head": False, "joint_head_variant": "google", "max_seq_length": 384}
+    weights = {"weight": np.zeros(1, np.float32)}
+    path = checkpointing.save(
+        tmp_path,
+        "ckpt-",
+        3,
+        model=weights,
+        optimizer=weights,
+        state={"meaning": recorded},
+        extra_files=VOCABULARY.files(),
+        keep=0,
+    )
+    config = SquadConfig(
+        electra_model="e",
+        output_dir="o",
+        data_dir="d",
+        do_predict=True,
+        max_seq_length=64,
+        restore_checkpoint=str(path),
+    )
+    inputs = SquadInputs(model, Head(joint_head, "google"), VOCABULARY, None, None)
+    if told is None:
+        assert find_start(config, inputs, ALONE).step == 3
+        return
+    with pytest.raises(UsageError, match=f"^--restore_checkpoint {path}: made with other settings: {told} "):
+        find_start(config, inputs, ALONE)
 
 
 def test_the_program_ends_with_one_line_and_without_tensorflow(tmp_path):
