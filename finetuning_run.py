@@ -25,7 +25,7 @@ from length_batches import TrainingOrder
 from model_flops import encoder_flops
 from optimization import AdamW, layerwise_multipliers, polynomial_decay_after_warmup
 from pretrained_models import PretrainedModel, assign_weights
-from training import StopSignal
+from training import StopSignal, agreed_signal
 from training_run import TrainingRun, abridged, arrays
 from workers import Workers
 
@@ -123,7 +123,11 @@ class FineTuningRun(TrainingRun):
             print(f"  note: {remark}")
 
     def train(self, stop: StopSignal, *, evaluate_each_epoch: bool) -> int:
-        """Fine-tune to the end, or until a signal; returns the exit code."""
+        """Fine-tune to the end, or until a signal; returns the exit code.
+
+        Once the weights are trained and saved, signals end the program again: predictions and the export can
+        be made up for by a restart.
+        """
         config = self._config
         if self._workers.is_main:
             Path(config.checkpoints_folder).mkdir(parents=True, exist_ok=True)
@@ -132,7 +136,9 @@ class FineTuningRun(TrainingRun):
         self._dll.parameter({"SEED": config.seed})
         if self.is_complete:
             print(f"{config.output_dir}: all {self._last_update} updates are done already")
-            return 0
+            stop.exit_code = agreed_signal(stop, self._workers)
+            stop.release()
+            return stop.exit_code
         shape, last, title = self._shape, self._last_update, self._sequences_title
         print(
             f"batch: {shape.sequences} per worker x {shape.accumulation_steps} accumulated x {shape.workers} "
@@ -154,6 +160,7 @@ class FineTuningRun(TrainingRun):
             title="fine-tuning",
         )
         self._log_end(meter, stop)
+        stop.release()
         return stop.exit_code
 
     def add_metrics_to_card(self, metrics: Mapping[str, float]) -> None:

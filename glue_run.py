@@ -41,10 +41,9 @@ _SUBMISSION_FOLDER = "submission"
 
 def run(config: GlueConfig, inputs: GlueInputs, workers: Workers) -> int:
     """Do what the flags ask for, for one seed or for each of several; returns the exit code."""
-    stop = StopSignal() if config.do_train else None
     scores = {}
     for own in config.seed_runs():
-        code, scores[own.seed] = _run_one(own, inputs, find_start(own, inputs, workers), workers, stop)
+        code, scores[own.seed] = _run_one(own, inputs, find_start(own, inputs, workers), workers)
         if code:
             return code
         # A network and its graphs refer to each other, and the next one needs the room.
@@ -70,8 +69,9 @@ def results_of(task: str, electra_model: str, scores: dict[int, dict[str, float]
 
 
 def _run_one(
-    config: GlueConfig, inputs: GlueInputs, start: Start, workers: Workers, stop: StopSignal | None
+    config: GlueConfig, inputs: GlueInputs, start: Start, workers: Workers
 ) -> tuple[int, dict[str, float]]:
+    stop = StopSignal() if config.do_train else None
     glue = GlueRun(config, inputs, workers)
     glue.start(start)
     code = (

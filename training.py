@@ -288,8 +288,20 @@ class StopSignal:
     def __init__(self):
         self.exit_code = 0
         self._first_at = 0.0
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._remember)
+        self._handlers_before = {
+            number: signal.signal(number, self._remember)
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        }
+
+    def release(self) -> None:
+        """Leave the signals to whoever had them before: from here on nothing looks at what is remembered.
+
+        Not where one has come: the program ends by it, and the same one may come a second time.
+        """
+        if self.exit_code:
+            return
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
 
     def _remember(self, number, frame):
         if not self.exit_code:
@@ -422,8 +434,15 @@ def run_loop(
         with watch.doing("saving"):
             hooks.save(done)
     if workers.size > 1:
-        stop.exit_code = agreed_code
+        # What came to one of them after the last update began counts for all, as with one worker.
+        with watch.doing(WAITING):
+            stop.exit_code = agreed_code or agreed_signal(stop, workers)
     return done, meter
+
+
+def agreed_signal(stop: StopSignal, workers: Workers) -> int:
+    """The exit code of a signal to any of the workers, on all of them; 0 for none."""
+    return max(workers.gather(stop.exit_code))
 
 
 def _over_all_workers(data: UpdateData, stop: StopSignal, workers: Workers) -> tuple[UpdateData, int]:

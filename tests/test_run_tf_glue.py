@@ -294,6 +294,31 @@ def test_a_run_that_is_stopped_and_then_killed_goes_on_to_the_same_weights(glue,
     assert glue.table("stopped") == glue.table(trained)
 
 
+def test_signals_end_predictions_at_once_and_every_seeds_training_with_a_checkpoint(glue):
+    flags = ("--do_train", "--do_eval", "--restore_checkpoint", "--seeds=1,2", "--log_freq=1")
+    command = glue.command("signalled", *flags, **glue.own("classification", "texts"))
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+
+    def end(number: signal.Signals, seed: int, told: str) -> tuple[int, str]:
+        """The exit code, and what is printed from the line on, of the seed's run, that the signal follows."""
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        seed_runs = 0
+        for line in process.stdout:
+            seed_runs += line.startswith("fine-tuning: ") or "updates are done already" in line
+            if seed_runs == seed and line.startswith(told):
+                process.send_signal(number)
+                break
+        output = process.stdout.read()
+        return process.wait(), output
+
+    assert end(signal.SIGINT, 1, "wrote ")[0] == 130
+    assert not (glue.folder / "signalled" / "seed_1" / "predictions.tsv").exists()
+    code, output = end(signal.SIGTERM, 2, "Step:")
+    assert code == 143 and "--restore_checkpoint goes on from there" in output
+    assert (glue.folder / "signalled" / "seed_1" / "predictions.tsv").exists()
+    assert list((glue.folder / "signalled" / "seed_2" / "checkpoints").glob("ckpt-*"))
+
+
 def test_two_workers_learn_and_predict_as_one_does(glue, tmp_path):
     need_horovod()
     write_encoder(tmp_path / "encoder", dataclasses.replace(CONFIG, **NO_DROPOUT), VOCABULARY)

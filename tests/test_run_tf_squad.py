@@ -300,6 +300,23 @@ def test_sigterm_saves_a_checkpoint_and_the_run_goes_on(squad, trained):
     assert _equal(squad.weights("stopped"), squad.weights(trained))
 
 
+def test_a_signal_after_the_training_ends_the_run_and_a_restart_makes_up_for_it(squad, trained):
+    command = squad.command(
+        "answering", "--do_train", "--do_eval", "--joint_head=False", "--restore_checkpoint"
+    )
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    for line in process.stdout:
+        if line.startswith("wrote "):
+            process.send_signal(signal.SIGTERM)
+            break
+    process.stdout.read()
+    assert process.wait() == 143
+    assert not (squad.folder / "answering" / "eval_results.json").exists()
+    squad.run("answering", "--do_train", "--do_eval", "--joint_head=False", "--restore_checkpoint")
+    assert squad.json("answering", "eval_results.json") == squad.json(trained, "eval_results.json")
+
+
 def test_a_finished_run_is_not_trained_again(squad, trained):
     shutil.copytree(squad.folder / trained, squad.folder / "finished")
     done = squad.run("finished", "--do_train", "--do_eval", "--joint_head=False", "--restore_checkpoint")

@@ -365,6 +365,26 @@ def test_a_signal_ends_the_loop_with_a_checkpoint_of_whole_updates():
     assert int(engine._optimizer.iterations) == 1
 
 
+def test_a_signal_after_the_last_update_of_one_worker_counts_for_all(monkeypatch):
+    """It comes as the last update is logged, when the workers have agreed that there is none."""
+
+    class OneOfTwo(Workers):
+        def sum(self, values):
+            return np.asarray(values)
+
+        def gather(self, item):
+            return [item, 143]
+
+    engine, _ = _linear_engine()
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    stop = StopSignal()
+    plan = LoopPlan(1, 1, 1, log_every=100, save_every=100, evaluate_every=0)
+    hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda *_: None)
+    updates = iter([_linear_update(1, [1.0, 2.0])])
+    done, _ = run_loop(engine, updates, lambda step: 0.1, plan, hooks, stop, OneOfTwo(rank=0, size=2))
+    assert (done, stop.exit_code) == (1, 143)
+
+
 def test_a_signal_is_remembered_and_one_that_follows_at_once_is_the_same():
     """As from a batch system to the whole group and from the launcher again; a later one kills."""
     code = """
