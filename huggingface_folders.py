@@ -131,8 +131,12 @@ def _read_pickled(where: str, path: Path) -> Tensors:
         raise UsageError(f"{where}: {path.name} is damaged ({reason})") from None
     if not isinstance(state, dict) or not all(torch.is_tensor(tensor) for tensor in state.values()):
         raise UsageError(f"{where}: {path.name} holds no table of weights")
-    # NumPy has no bfloat16 of PyTorch's.
-    return {
-        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-        for name, tensor in state.items()
-    }
+    try:
+        # NumPy has no bfloat16 of PyTorch's, and a parameter as it was trained still records its gradient.
+        return {
+            name: (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+            for name, tensor in state.items()
+        }
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"{where}: {path.name} holds a tensor that is no plain array ({reason})") from None

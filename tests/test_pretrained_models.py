@@ -237,6 +237,24 @@ def test_a_pickle_that_holds_code_is_refused_and_not_executed(tmp_path, as_zip):
     assert not trap.exists()
 
 
+def test_parameters_with_their_gradients_are_weights_too(tmp_path):
+    """As torch.save(dict(model.named_parameters())) leaves them."""
+    huggingface("ElectraModel", tmp_path)
+    expected = _load(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    _to_pickle(tmp_path, {name: torch.nn.Parameter(torch.tensor(value)) for name, value in weights.items()})
+    _assert_equal(_load(tmp_path), expected)
+
+
+def test_a_tensor_that_is_no_plain_array_is_named_in_one_line(tmp_path):
+    huggingface("ElectraModel", tmp_path)
+    _to_pickle(tmp_path, {"weight": torch.ones(2).to_sparse()})
+    with pytest.raises(
+        UsageError, match=r"pytorch_model\.bin holds a tensor that is no plain array \(.*parse"
+    ):
+        _load(tmp_path)
+
+
 def test_a_pickle_without_torch_stops_and_says_what_to_install(tmp_path, monkeypatch):
     huggingface("ElectraModel", tmp_path)
     _to_pickle(tmp_path)
