@@ -19,6 +19,8 @@ import ijson
 
 from command_line import UsageError
 
+# An answer lies 9 deep; what tools add may lie deeper.
+_DEEPEST = 64
 _NO_ARTICLES = "the file is not an object with a list 'data' of articles"
 
 # Why a question is left out of training, by its number in a feature cache: append only.
@@ -253,8 +255,23 @@ def _articles(stream: BinaryIO) -> Iterator[object]:
     if first == b"[":
         raise _NotSquad(_NO_ARTICLES)
     found = False
-    for article in ijson.items(stream, "data.item", use_float=True):
+    for article in ijson.items(ijson.parse(_shallow_events(stream)), "data.item"):
         found = True
         yield article
     if not found:
         raise _NotSquad(_NO_ARTICLES)
+
+
+def _shallow_events(stream: BinaryIO) -> Iterator[tuple[str, object]]:
+    """The parser's events, up to where no SQuAD file goes: it writes out the path to each of them, so that
+    some bytes of brackets would take all memory."""
+    depth = 0
+    for event in ijson.basic_parse(stream, use_float=True):
+        kind = event[0]
+        if kind in ("start_map", "start_array"):
+            depth += 1
+            if depth > _DEEPEST:
+                raise _NotSquad(f"objects and lists lie more than {_DEEPEST} deep in each other")
+        elif kind in ("end_map", "end_array"):
+            depth -= 1
+        yield event

@@ -153,6 +153,8 @@ def test_a_file_is_never_whole_in_memory(tmp_path):
         ('{"data": []} x', "not JSON (parse error: trailing garbage"),
         ("[1]", "not SQuAD format: the file is not an object with a list 'data'"),
         ('{"questions": []}', "not SQuAD format: the file is not an object with a list 'data'"),
+        ('{"data": ' + "[" * 70, "not SQuAD format: objects and lists lie more than 64 deep"),
+        ('{"more": ' + '{"a": [' * 40, "not SQuAD format: objects and lists lie more than 64 deep"),
         ('{"data": {}}', "not SQuAD format: the file is not an object with a list 'data'"),
         ('{"data": []}', "not SQuAD format: the file is not an object with a list 'data'"),
         ('{"data": [{"paragraphs": [{"context": "c", "qas": []}]}]}', "no question in it"),
@@ -194,6 +196,18 @@ def test_a_wrong_question_is_placed(tmp_path, changes, message):
         tmp_path / "train.json", ("First.", []), (CONTEXT, [good, good | {"id": "2"} | changes])
     )
     assert _error(path) == f"not SQuAD format: article 1 'Title', paragraph 2: {message}"
+
+
+def test_a_few_bytes_of_brackets_take_no_memory(tmp_path):
+    """The parser writes out the path to each: 100,000 of them would be 25 GB."""
+    path = tmp_path / "train.json"
+    path.write_text('{"data": ' + "[" * 3_000)
+    tracemalloc.start()
+    try:
+        assert "64 deep" in _error(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
