@@ -7,6 +7,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from classification import SequenceModel, TokenModel
+from command_line import RunFailure
 from labelled_features import LabelledFeatures, TaggedFeatures
 from length_batches import bucket_lengths, bucketed_batches
 from prediction_speed import PredictionClock
@@ -53,17 +54,27 @@ class LabelPredictor:
 
         Args:
             hide_progress: None shows the bar at a terminal alone.
+
+        Raises:
+            RunFailure: an output is not finite, on whichever worker.
         """
         outputs = self._outputs(features, _best_labels, hide_progress)
         return np.concatenate([np.asarray(outputs[number], np.int64) for number in range(len(features))])
 
     def values(self, features: LabelledFeatures, *, hide_progress: bool | None = None) -> np.ndarray:
-        """The number that regression gives each sequence: float64, on every worker."""
-        outputs = self._outputs(features, lambda features, number, output: output[:1].tolist(), hide_progress)
+        """The number that regression gives each sequence: float64, on every worker; raises as `numbers`."""
+        outputs = self._outputs(features, lambda output: output[:1].tolist(), hide_progress)
         return np.concatenate([outputs[number] for number in range(len(features))])
 
     def _outputs(self, features, make, hide_progress) -> dict[int, list]:
         started = time.monotonic()
+        own = self._workers.agree(lambda: self._own_outputs(features, make, hide_progress))
+        parts = self._workers.gather(list(own.items()))
+        self.seconds += time.monotonic() - started
+        return {number: output for part in parts for number, output in part}
+
+    def _own_outputs(self, features, make, hide_progress) -> dict[int, list]:
+        """What `make` makes of the outputs of this worker's sequences, by their numbers."""
         batches = bucketed_batches(features.lengths, self._batch_size, self._buckets)
         own: dict[int, list] = {}
         with tqdm(total=len(batches), desc="predicting", unit="batch", disable=hide_progress) as bar:
@@ -75,14 +86,18 @@ class LabelPredictor:
 
                 outputs = self.clock.time(length, len(np.unique(numbers)), compute)
                 for number, output in zip(numbers, outputs, strict=True):
-                    own[int(number)] = make(features, int(number), output)
+                    if isinstance(features, TaggedFeatures):
+                        output = output[features.word_places(int(number))]
+                    # The largest of NaNs is the first, which would be scored like any label.
+                    if not np.isfinite(output).all():
+                        raise RunFailure(
+                            f"{features.describe(np.array([number]))}: the network's output is not finite: "
+                            "its weights or the precision are broken"
+                        )
+                    own[int(number)] = make(output)
                 bar.update(self._workers.size)
-        parts = self._workers.gather(list(own.items()))
-        self.seconds += time.monotonic() - started
-        return {number: output for part in parts for number, output in part}
+        return own
 
 
-def _best_labels(features: LabelledFeatures, number: int, output: np.ndarray) -> list[int]:
-    if isinstance(features, TaggedFeatures):
-        output = output[features.word_places(number)]
+def _best_labels(output: np.ndarray) -> list[int]:
     return np.atleast_1d(output.argmax(axis=-1)).tolist()

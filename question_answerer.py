@@ -98,7 +98,7 @@ class Answerer:
             try:
                 for question_id, decoded in self._predictor.answers(features, hide_progress=True):
                     yield _answer(question_id, decoded)
-            except ValueError as error:
+            except RunFailure as error:
                 raise RunFailure(f"{self._inputs.model.source}: {error}") from None
         if mistake is not None:
             raise mistake

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import files
+from command_line import RunFailure
 from length_batches import bucket_lengths
 from prediction_speed import PredictionClock
 from question_answering import QuestionAnsweringModel
@@ -67,6 +68,9 @@ class Predictor:
 
         Args:
             hide_progress: None shows the bar at a terminal alone.
+
+        Raises:
+            RunFailure: the network's outputs are not numbers, on whichever worker.
         """
         started = time.monotonic()
         workers = self._workers
@@ -74,14 +78,18 @@ class Predictor:
         with tqdm(total=len(features), desc="answering", unit="window", disable=hide_progress) as bar:
             for first in range(0, len(blocks), workers.size):
                 turn = blocks[first : first + workers.size]
-                own = []
-                if workers.rank < len(turn):
-                    own = self._answer_block(features, turn[workers.rank])
+                own = workers.agree(lambda turn=turn: self._answer_own_block(features, turn))
                 answers = own if workers.size == 1 else _gathered(workers, own)
                 bar.update(features.windows_of(turn[-1].stop - 1).stop - bar.n)
                 features.release_memory()
                 yield from answers
         self.seconds += time.monotonic() - started
+
+    def _answer_own_block(self, features: Features, turn: list[range]) -> list[tuple[str, Decoded]]:
+        """The answers of this worker's block of a turn; none where the turn has none for it."""
+        if self._workers.rank >= len(turn):
+            return []
+        return self._answer_block(features, turn[self._workers.rank])
 
     def _answer_block(self, features: Features, questions: range) -> list[tuple[str, Decoded]]:
         outputs: dict[int, PlainOutput | JointOutput] = {}
@@ -92,7 +100,10 @@ class Predictor:
             question = features.question(number)
             own = features.windows_of(number)
             views = [WindowView(features.spans(i), features.best_context(i)) for i in own]
-            decoded = decode(question.context, views, [outputs[i] for i in own], self._rule)
+            try:
+                decoded = decode(question.context, views, [outputs[i] for i in own], self._rule)
+            except ValueError as error:
+                raise RunFailure(f"question {question.id!r}: {error}") from None
             answers.append((question.id, decoded))
         return answers
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from answering_cases import answerer, made_up_questions, write_answering_model
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from squad_cases import NAMES, write_encoder, write_questions
 from training_runs import ROOT, one_line_error
 
@@ -191,6 +191,18 @@ def test_the_head_of_the_weights_has_its_own_threshold(squad, tmp_path, joint_he
     assert predictions.keys() == odds.keys()
     for name, value in odds.items():
         assert (predictions[name] == "") == (value > threshold), (name, value)
+
+
+@pytest.mark.parametrize("joint_head", [True, False])
+def test_weights_that_are_no_numbers_end_in_one_line_and_give_no_answers(squad, tmp_path, joint_head):
+    model = write_answering_model(tmp_path / "model", joint_head=joint_head)
+    weights = load_file(model / "model.safetensors")
+    head = next(name for name in weights if "electra." not in name)
+    save_file(weights | {head: np.full_like(weights[head], np.nan)}, model / "model.safetensors")
+    name = f"nan_{joint_head}"
+    done = squad.run(name, "--do_eval", electra_model=model, max_query_length=8, expect=1)
+    assert "NaN or infinite" in one_line_error(done) and "question '" in one_line_error(done)
+    assert not (squad.folder / name / "predictions.json").exists()
 
 
 def test_n_best_holds_the_prediction_first_with_nvidias_keys(squad, trained):
