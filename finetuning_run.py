@@ -122,7 +122,7 @@ class FineTuningRun(TrainingRun):
         for remark in source.remarks:
             print(f"  note: {remark}")
 
-    def train(self, stop: StopSignal, *, evaluate_each_epoch: bool) -> int:
+    def train(self, stop: StopSignal) -> int:
         """Fine-tune to the end, or until a signal; returns the exit code.
 
         Once the weights are trained and saved, signals end the program again: predictions and the export can
@@ -156,7 +156,8 @@ class FineTuningRun(TrainingRun):
             stop,
             last_update=last,
             stop_after=last,
-            evaluate_every=round(self._updates_per_epoch) if evaluate_each_epoch else 0,
+            # An epoch may be less than an update.
+            evaluate_every=max(1, round(self._updates_per_epoch)) if config.evaluate_during_training else 0,
             title="fine-tuning",
         )
         self._log_end(meter, stop)

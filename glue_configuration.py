@@ -93,6 +93,12 @@ class GlueConfig(FineTuningConfig):
             False,
             "nothing to do: give --do_train, --do_eval or --do_predict",
         )
+        require(
+            self.do_eval or not self.evaluate_during_training,
+            "evaluate_during_training",
+            True,
+            "needs --do_eval",
+        )
         require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
         if self.task_type:
             wanted = {"train": self.do_train, "eval": self.do_eval, "test": self.do_predict}
@@ -101,6 +107,10 @@ class GlueConfig(FineTuningConfig):
                 flag = {"train": "do_train", "eval": "do_eval", "test": "do_predict"}[name]
                 require(bool(given) or not is_wanted, flag, True, f"--task_type needs --{name}_file")
             require(not self.data_dir, "data_dir", self.data_dir, "is for --task; name the files themselves")
+        if self.task and not (self.train_file or self.eval_file or self.test_file):
+            for name in ("text_column", "text_pair_column", "label_column", "id_column"):
+                given = getattr(self, name)
+                require(not given, name, given, "is for files of your own: those of GLUE are known")
         if self.task_type == "tagging":
             require(not self.text_pair_column, "text_pair_column", self.text_pair_column, "tagging has none")
         require(

@@ -74,11 +74,7 @@ def _run_one(
     stop = StopSignal() if config.do_train else None
     glue = GlueRun(config, inputs, workers)
     glue.start(start)
-    code = (
-        glue.train(stop, evaluate_each_epoch=config.evaluate_during_training and config.do_eval)
-        if stop
-        else 0
-    )
+    code = glue.train(stop) if stop else 0
     scores = {}
     if code == 0 and glue.is_complete:
         if config.do_train and workers.is_main:

@@ -122,6 +122,12 @@ class SquadConfig(FineTuningConfig):
             False,
             "nothing to do: give --do_train, --do_predict or --do_eval",
         )
+        require(
+            self.do_predict or not self.evaluate_during_training,
+            "evaluate_during_training",
+            True,
+            "needs --do_predict or --do_eval",
+        )
         for name in ("max_answer_length", "n_best_size", "beam_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         require(self.max_questions >= 0, "max_questions", self.max_questions, "must not be negative")

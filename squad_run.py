@@ -41,8 +41,7 @@ def run(config: SquadConfig, inputs: SquadInputs, start: Start, workers: Workers
     stop = StopSignal() if config.do_train else None
     squad = SquadRun(config, inputs, workers)
     squad.start(start)
-    evaluates = config.evaluate_during_training and config.do_predict
-    code = squad.train(stop, evaluate_each_epoch=evaluates) if config.do_train else 0
+    code = squad.train(stop) if config.do_train else 0
     if code == 0 and squad.is_complete:
         if config.do_train and workers.is_main:
             squad.export()

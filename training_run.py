@@ -233,7 +233,12 @@ class TrainingRun(abc.ABC):
         print("<FINAL STEP METRICS> " + ", ".join(f"{name}: {value:.5g}" for name, value in summary.items()))
         print(f"Total Time: {duration(summary['e2e_train_time'])}")
         if stop.exit_code:
-            print(f"stopped by a signal after update {self.done}; --restore_checkpoint goes on from there")
+            then = (
+                "nothing is saved"
+                if self._config.skip_checkpoint
+                else "--restore_checkpoint goes on from there"
+            )
+            print(f"stopped by a signal after update {self.done}; {then}")
 
     def close(self) -> None:
         """Close the logs, and leave the other workers."""

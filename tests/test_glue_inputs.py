@@ -230,6 +230,11 @@ def test_mistakes_are_named(tmp_path, encoder, settings, told):
             {"task": "", "task_type": "tagging", "train_file": "a", "text_pair_column": "b"},
             "--text_pair_column b: tagging has none",
         ),
+        ({"evaluate_during_training": True}, "--evaluate_during_training True: needs --do_eval"),
+        *(
+            ({name: "c"}, f"--{name} c: is for files of your own")
+            for name in ("text_column", "text_pair_column", "label_column", "id_column")
+        ),
         ({"seeds": "1,2,x"}, "--seeds 1,2,x: must be different whole numbers"),
         ({"seeds": "1,1"}, "--seeds 1,1: must be different whole numbers"),
         ({"seeds": "1,2", "restore_checkpoint": "c"}, "--restore_checkpoint c: names one run"),

@@ -244,6 +244,14 @@ def test_evaluation_after_each_epoch(glue, trained):
     assert scored == [*([epoch, 10 * epoch + 10] for epoch in range(12)), []]
 
 
+def test_an_epoch_of_less_than_an_update_is_evaluated_after_each(glue):
+    flags = ("--do_train", "--do_eval", "--evaluate_during_training")
+    settings = {"train_batch_size": 400, "gradient_accumulation_steps": 1, "num_train_epochs": 5}
+    glue.run("large_batch", *flags, **glue.own("classification", "texts") | settings)
+    scored = [e["step"] for e in glue.log("large_batch") if "eval_accuracy" in e.get("data", {})]
+    assert scored == [[0, 1], [2, 2], []]
+
+
 # --------------------------------------------------------------------------------------------------- seeds
 
 
@@ -317,6 +325,21 @@ def test_signals_end_predictions_at_once_and_every_seeds_training_with_a_checkpo
     assert code == 143 and "--restore_checkpoint goes on from there" in output
     assert (glue.folder / "signalled" / "seed_1" / "predictions.tsv").exists()
     assert list((glue.folder / "signalled" / "seed_2" / "checkpoints").glob("ckpt-*"))
+
+
+def test_a_stopped_run_that_saves_nothing_promises_no_restart(glue):
+    command = glue.command(
+        "unsaved", "--do_train", "--skip_checkpoint", "--log_freq=1", **glue.own("classification", "texts")
+    )
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    for line in process.stdout:
+        if line.startswith("Step:"):
+            process.send_signal(signal.SIGTERM)
+            break
+    output = process.stdout.read()
+    assert process.wait() == 143
+    assert "nothing is saved" in output and "--restore_checkpoint" not in output
 
 
 def test_two_workers_learn_and_predict_as_one_does(glue, tmp_path):

@@ -368,6 +368,11 @@ def _write(path: Path, content) -> Path:
     [
         ((), {}, "--do_train False: nothing to do"),
         (("--do_predict",), {}, "has no head that answers questions"),
+        (
+            ("--do_train",),
+            {"evaluate_during_training": True},
+            "--evaluate_during_training True: needs --do_pr",
+        ),
         (("--do_train",), {"doc_stride": 0}, "--doc_stride 0"),
         (("--do_train",), {"max_query_length": 64}, "--max_query_length 64"),
         (("--do_train",), {"max_seq_length": 128}, "--max_seq_length 128"),
