@@ -25,7 +25,7 @@ from length_batches import TrainingOrder
 from model_flops import encoder_flops
 from optimization import AdamW, layerwise_multipliers, polynomial_decay_after_warmup
 from pretrained_models import PretrainedModel, assign_weights
-from training import StopSignal, agreed_signal
+from training import StopSignal
 from training_run import TrainingRun, abridged, arrays
 from workers import Workers
 
@@ -136,7 +136,7 @@ class FineTuningRun(TrainingRun):
         self._dll.parameter({"SEED": config.seed})
         if self.is_complete:
             print(f"{config.output_dir}: all {self._last_update} updates are done already")
-            stop.exit_code = agreed_signal(stop, self._workers)
+            stop.agree(self._workers)
             stop.release()
             return stop.exit_code
         shape, last, title = self._shape, self._last_update, self._sequences_title

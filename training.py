@@ -192,7 +192,10 @@ class Engine:
         if not self._lengths_vary:
             return self._accumulate, self._finish
         if self._graphs is None:
-            batch = {name: _any_length(values) for name, values in data.micro_batches[0].items()}
+            batch = {
+                name: tf.TensorSpec([None] * values.ndim, values.dtype)
+                for name, values in data.micro_batches[0].items()
+            }
             seed = tf.TensorSpec([2], tf.int32)
             counts = {name: tf.TensorSpec([], tf.float32) for name in data.normalizers}
             shared = (batch, counts, seed, scale)
@@ -266,10 +269,6 @@ class Engine:
         return norm, applied
 
 
-def _any_length(values: np.ndarray) -> tf.TensorSpec:
-    return tf.TensorSpec([None] * values.ndim, values.dtype)
-
-
 def add_sums(left: Mapping, right: Mapping) -> dict:
     """Add metric sums name by name, on the device they are on."""
     return {name: left[name] + right[name] for name in left}
@@ -288,20 +287,18 @@ class StopSignal:
     def __init__(self):
         self.exit_code = 0
         self._first_at = 0.0
-        self._handlers_before = {
-            number: signal.signal(number, self._remember)
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        }
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        self._handlers_before = {number: signal.signal(number, self._remember) for number in numbers}
 
     def release(self) -> None:
-        """Leave the signals to whoever had them before: from here on nothing looks at what is remembered.
+        """Leave the signals to whoever had them before, unless one has come: it may come a second time."""
+        if not self.exit_code:
+            for number, handler in self._handlers_before.items():
+                signal.signal(number, handler)
 
-        Not where one has come: the program ends by it, and the same one may come a second time.
-        """
-        if self.exit_code:
-            return
-        for number, handler in self._handlers_before.items():
-            signal.signal(number, handler)
+    def agree(self, workers: Workers) -> None:
+        """Take a signal to any of the workers for one to all of them."""
+        self.exit_code = max(workers.gather(self.exit_code)) or self.exit_code
 
     def _remember(self, number, frame):
         if not self.exit_code:
@@ -395,7 +392,6 @@ def run_loop(
     meter = Meter(plan.last_update - done)
     progress = _Progress()
     watch = watch or StallWatch("", 0, 1, 0)
-    agreed_code = 0
     while done < plan.stop_after:
         started = time.monotonic()
         with watch.doing("reading data"):
@@ -433,16 +429,10 @@ def run_loop(
     if saved != done and plan.save_every:
         with watch.doing("saving"):
             hooks.save(done)
-    if workers.size > 1:
-        # What came to one of them after the last update began counts for all, as with one worker.
-        with watch.doing(WAITING):
-            stop.exit_code = agreed_code or agreed_signal(stop, workers)
+    # Also what has come since the last update began.
+    with watch.doing(WAITING):
+        stop.agree(workers)
     return done, meter
-
-
-def agreed_signal(stop: StopSignal, workers: Workers) -> int:
-    """The exit code of a signal to any of the workers, on all of them; 0 for none."""
-    return max(workers.gather(stop.exit_code))
 
 
 def _over_all_workers(data: UpdateData, stop: StopSignal, workers: Workers) -> tuple[UpdateData, int]:
