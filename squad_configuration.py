@@ -10,9 +10,6 @@ from dataclasses import MISSING, dataclass
 from command_line import option, require, without_none
 from finetuning_configuration import FineTuningConfig
 
-# Of NVIDIA's run_squad.sh for SQuAD 2.0.
-_JOINT_NULL_THRESHOLD = -5.6
-
 
 @dataclass
 class EvaluationConfig:
@@ -87,8 +84,13 @@ class SquadConfig(FineTuningConfig):
     )
     null_score_diff_threshold: float | None = option(
         None,
-        "no answer where the null odds are above; default by the head that the model has: joint -5.6, as "
-        "NVIDIA's launcher has it, plain 0",
+        "no answer where the null odds are above; default 0, or --joint_head_null_threshold",
+        group="windows and answers",
+    )
+    joint_head_null_threshold: float = option(
+        0.0,
+        "the default of --null_score_diff_threshold where the model has the joint head, whose odds have "
+        "another scale; scripts/run_squad.sh gives NVIDIA's -5.6 for SQuAD 2.0",
         group="windows and answers",
     )
     verbose_logging: bool = option(
@@ -131,9 +133,9 @@ class SquadConfig(FineTuningConfig):
         for name in ("max_answer_length", "n_best_size", "beam_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         require(self.max_questions >= 0, "max_questions", self.max_questions, "must not be negative")
-        threshold = self.null_score_diff_threshold
-        is_number = threshold is None or not math.isnan(threshold)
-        require(is_number, "null_score_diff_threshold", threshold, "must be a number")
+        for name in ("null_score_diff_threshold", "joint_head_null_threshold"):
+            threshold = getattr(self, name)
+            require(threshold is None or not math.isnan(threshold), name, threshold, "must be a number")
 
     def null_threshold(self, joint_head: bool) -> float:
         """The null odds above which a question has no answer, given or of the head that answers.
@@ -143,7 +145,7 @@ class SquadConfig(FineTuningConfig):
         """
         if self.null_score_diff_threshold is not None:
             return self.null_score_diff_threshold
-        return _JOINT_NULL_THRESHOLD if joint_head else 0.0
+        return self.joint_head_null_threshold if joint_head else 0.0
 
     def unused_flags(self) -> list[str]:
         """A warning for each flag that was given and is accepted for NVIDIA's scripts alone."""

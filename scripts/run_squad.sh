@@ -75,8 +75,8 @@ if [[ $mode == train* ]]; then
 fi
 if [[ $mode != train ]]; then command+=(--do_predict --predict_batch_size="${INFER_BATCH_SIZE:-128}"); fi
 if [[ $mode == *eval ]]; then command+=(--do_eval); fi
-# NVIDIA's threshold for 2.0 is the program's own default, for the joint head: only the weights say which head it is.
-[[ $version != 2.0 ]] || command+=(--version_2_with_negative)
+# NVIDIA's threshold is one for the joint head: only the weights say whether the model has it.
+[[ $version != 2.0 ]] || command+=(--version_2_with_negative --joint_head_null_threshold=-5.6)
 
 mkdir -p "$out_dir"
 log=${out_dir%/}/logfile.txt

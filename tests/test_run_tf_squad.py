@@ -185,6 +185,7 @@ def test_the_head_of_the_weights_has_its_own_threshold(squad, tmp_path, joint_he
     ]
     path = _write(tmp_path / "dev.json", {"version": "v2.0", "data": [{"paragraphs": paragraphs}]})
     given = {"electra_model": model, "predict_file": path, "max_query_length": 20}
+    given["joint_head_null_threshold"] = -5.6
     squad.run(tmp_path.name, "--do_predict", "--version_2_with_negative", **given)
     predictions, odds = (squad.json(tmp_path.name, f"{name}.json") for name in ("predictions", "null_odds"))
     assert any(-5.6 < value < 0 for value in odds.values())
