@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import MISSING
+from pathlib import Path
 
 import pytest
 
@@ -275,3 +276,11 @@ def test_dataset_that_cannot_be_is_refused(settings, told):
 def test_vocabulary_that_cannot_be_is_refused(settings, told):
     with pytest.raises(UsageError, match=told):
         VocabularyConfig("corpus", **settings)
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+@pytest.mark.parametrize("phase", [1, 2])
+def test_a_recipe_by_itself_is_of_the_size_that_it_is_named_after(size, phase):
+    """Without it, --config configs/small_phase1.json trained the default size, base."""
+    recipe = Path(__file__).parents[1] / "configs" / f"{size}_phase{phase}.json"
+    assert json.loads(recipe.read_text(encoding="utf-8"))["model_size"] == size
