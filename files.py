@@ -100,8 +100,8 @@ def write_json(path: str | Path, content: dict | list) -> None:
 
 
 def read_json(path: str | Path):
-    """Parse a UTF-8 JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Parse a UTF-8 JSON file, with a byte order mark or without."""
+    return json.loads(Path(path).read_text(encoding="utf-8-sig"))
 
 
 def remove_folder(path: str | Path) -> None:

@@ -17,7 +17,7 @@ from command_line import UsageError
 from configuration import global_batch_of_flags, keep_global_batch_size
 from finetuning_configuration import FineTuningConfig
 from pretrained_models import PretrainedModel, load_pretrained
-from tokenization import Vocabulary, load_vocabulary
+from tokenization import Vocabulary, load_vocabulary, options_path
 from workers import Workers
 
 CHECKPOINT_PREFIX = "ckpt-"
@@ -40,11 +40,8 @@ def open_model(config: FineTuningConfig) -> PretrainedModel:
     """The weights that a run's flags name, with the dropout that they ask for.
 
     Raises:
-        UsageError: as `load_model`; windows that are longer than the position table; or what training would
-            write at its end cannot be put where it goes.
+        UsageError: as `load_model`, or windows that are longer than the position table.
     """
-    if config.do_train:
-        weight_conversion.check_replaceable(config.model_folder, "output_dir")
     model = load_model(config.electra_model, config.init_checkpoint, config.vocab_file, config.do_lower_case)
     positions = model.config.max_position_embeddings
     if config.max_seq_length > positions:
@@ -81,6 +78,9 @@ def load_model(
         )
     if vocab_file and model.vocabulary is not None and model.vocabulary.sha256 != vocabulary.sha256:
         raise UsageError(f"--vocab_file {vocab_file}: is not the vocabulary of {model.source}")
+    if vocab_file and model.vocabulary is not None and not options_path(vocab_file).exists():
+        # A copy of the pieces alone: how their text is normalised is known from the weights' folder.
+        vocabulary = model.vocabulary
     if do_lower_case is not None:
         vocabulary = dataclasses.replace(vocabulary, do_lower_case=do_lower_case)
     return dataclasses.replace(model, vocabulary=vocabulary)
@@ -90,7 +90,8 @@ def check_output_dir(config: FineTuningConfig) -> None:
     """See that the folder can be one, and that a new training does not start in that of another.
 
     Raises:
-        UsageError: a file of that name, or a run that is there already.
+        UsageError: a file of that name; a run that is there already; or something in the place of the model
+            that training writes at its end.
     """
     if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
         raise UsageError(f"--output_dir {config.output_dir}: is no folder")
@@ -100,6 +101,8 @@ def check_output_dir(config: FineTuningConfig) -> None:
             f"--output_dir {config.output_dir}: holds a run already ({found[-1][1].name}); give "
             "--restore_checkpoint to go on with it, or another folder"
         )
+    if config.do_train:
+        weight_conversion.check_replaceable(config.model_folder, "output_dir")
 
 
 @dataclass(frozen=True)

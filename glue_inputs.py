@@ -239,7 +239,9 @@ def _with_own_labels(
         found = {example.label for example in _examples(file, labelled=True)}
     if len(found) < 2:
         raise UsageError(f"--{file.flag} {file.paths[0]}: has one label alone, {next(iter(found))!r}")
-    in_order = sorted(found, key=lambda label: (0, int(label), "") if _is_integer(label) else (1, 0, label))
+    in_order = sorted(
+        found, key=lambda label: (0, int(label), label) if _is_integer(label) else (1, 0, label)
+    )
     return dataclasses.replace(task, labels=tuple(in_order))
 
 
@@ -338,7 +340,7 @@ def _features(
         model.vocabulary,
         length,
         (_real_numbers if task.kind == REGRESSION else _label_numbers)(task, file, labelled),
-        dtype=np.float32 if task.kind == REGRESSION else np.int32,
+        dtype=np.float64 if task.kind == REGRESSION else np.int32,
         source=source,
         both_orders=which == "train" and task.both_orders and config.both_orders,
         hide_progress=hide,
@@ -348,7 +350,8 @@ def _features(
 def _examples(file: DataFile, labelled: bool) -> Iterator[Example]:
     number = 0
     for path in file.paths:
-        broken = [] if file.is_benchmarks else None
+        # A test's row that is left out would shift the numbers of those after it in a submission.
+        broken = [] if file.is_benchmarks and labelled else None
         for example in read_examples(
             path, file.flag, file.columns, labelled=labelled, broken=broken, first_number=number
         ):
@@ -385,10 +388,13 @@ def _label_numbers(task: Task, file: DataFile, labelled: bool) -> Callable[[Exam
 
 def _real_numbers(task: Task, file: DataFile, labelled: bool) -> Callable[[Example], float]:
     def number(example: Example) -> float:
-        if example.label is None:
+        # The hub's way to say that a test's label is not published.
+        unpublished = ("-1", "-1.0") if task.is_numbered and not labelled else ()
+        if example.label is None or example.label in unpublished:
             return math.nan
         try:
-            value = float(example.label)
+            # Python's own notation for long numbers is nobody else's.
+            value = math.nan if "_" in example.label else float(example.label)
         except ValueError:
             value = math.nan
         if not math.isfinite(value) and labelled:

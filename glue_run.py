@@ -260,7 +260,7 @@ class GlueRun(FineTuningRun):
     def _word(self, value: np.number) -> str:
         """A label as its file has it; "" for none."""
         if self._task.kind == REGRESSION:
-            return "" if np.isnan(value) else f"{value:.6g}"
+            return "" if np.isnan(value) else f"{value:.9g}"
         return "" if value == NO_LABEL else self._task.labels[value]
 
     def _write_submission(self, data: DataSet, predicted: np.ndarray) -> None:

@@ -254,7 +254,11 @@ def given_file(task: GlueTask, path: str, flag: str) -> DataFile:
     which = flag.removesuffix("_file")
     is_own = Path(path).suffix in (".tsv", ".txt")
     columns = _own_columns(task, which) if is_own else task.hub_columns
-    part = task.parts[which][0]
+    stem = Path(path).stem
+    named = [
+        part for part in task.parts[which] if stem == part.own or stem.startswith(f"{Path(part.hub).name}-")
+    ]
+    part = named[0] if named else task.parts[which][0]
     return DataFile((path,), flag, columns, submission=part.submission, is_benchmarks=is_own)
 
 

@@ -40,7 +40,7 @@ class LabelPredictor:
         workers: Workers = ALONE,
     ):
         self._workers, self._batch_size = workers, batch_size
-        self._buckets = bucket_lengths(max_seq_length)
+        self._buckets, self._fills_batches = bucket_lengths(max_seq_length), jit_compile
         # Without XLA one trace serves every length; with it each length is compiled once.
         signature = {name: tf.TensorSpec([None, None], tf.int32) for name in _INPUTS}
         self._predict = tf.function(
@@ -75,7 +75,9 @@ class LabelPredictor:
 
     def _own_outputs(self, features, make, hide_progress) -> dict[int, list]:
         """What `make` makes of the outputs of this worker's sequences, by their numbers."""
-        batches = bucketed_batches(features.lengths, self._batch_size, self._buckets)
+        batches = bucketed_batches(
+            features.lengths, self._batch_size, self._buckets, filled=self._fills_batches
+        )
         own: dict[int, list] = {}
         with tqdm(total=len(batches), desc="predicting", unit="batch", disable=hide_progress) as bar:
             for length, numbers in batches[self._workers.rank :: self._workers.size]:

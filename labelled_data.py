@@ -338,6 +338,8 @@ def _column_sentences(path: str, flag: str, columns: Columns, labelled: bool) ->
         for name, place in needed:
             if place >= width:
                 raise UsageError(f"--{name} {place + 1}: {path} has {width} columns")
+        if labelled and word_place == tag_place % width:
+            raise UsageError(f"{where}: words and tags would both be column {word_place + 1}")
         words.append(cells[word_place])
         if width > max(tag_place, 1):
             tags.append(cells[tag_place])

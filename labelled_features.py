@@ -43,7 +43,7 @@ class LabelledFeatures:
 
     Attributes:
         lengths: int32 [sequences], tokens of each.
-        labels: int32 or float32 [sequences]; NO_LABEL or NaN where none is known.
+        labels: int32 or a float [sequences]; NO_LABEL or NaN where none is known.
         ids: of each sequence's example.
     """
 
@@ -95,16 +95,16 @@ class TaggedFeatures(LabelledFeatures):
     """Sequences of words with a tag each.
 
     Attributes:
-        words: the words of all sentences, and `sentence_ends`, how many there are up to each one's end.
+        sentence_ends: int64 [sentences], how many words there are up to each one's end.
         labels: int32 [words], the tags.
         ids: of each sentence.
     """
 
-    def __init__(self, tokens: Rows, places: Rows, labels, ids, lines, source, pad_id, words, sentence_ends):
+    def __init__(self, tokens: Rows, places: Rows, labels, ids, lines, source, pad_id, sentence_ends):
         no_second = np.full(len(tokens.ends), np.iinfo(np.int32).max, np.int32)
         super().__init__(tokens, no_second, labels, ids, lines, source, pad_id)
         self._places = places
-        self.words, self.sentence_ends = words, sentence_ends
+        self.sentence_ends = sentence_ends
 
     def batch(self, numbers: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """As for texts, but labels [sequences, length]: NO_LABEL where a token stands for no word."""
@@ -185,7 +185,7 @@ def build_tagged_features(
         source: names the sentences' file in messages.
     """
     tokenizer = build_tokenizer(vocabulary)
-    tokens, places, labels, ids, lines, words, ends = [], [], [], [], [], [], []
+    tokens, places, labels, ids, lines, ends = [], [], [], [], [], []
     for chunk in _chunks(sentences, hide_progress):
         encodings = tokenizer.encode_batch([sentence.words for sentence in chunk], is_pretokenized=True)
         for sentence, encoding in zip(chunk, encodings, strict=True):
@@ -194,9 +194,8 @@ def build_tagged_features(
                 places.append(starts)
                 lines.append(sentence.line)
             labels += [label_of(sentence, place) for place in range(len(sentence.words))]
-            words += sentence.words
             ids.append(sentence.id)
-            ends.append(len(words))
+            ends.append(len(labels))
     return TaggedFeatures(
         Rows.of(tokens, np.int32),
         Rows.of(places, np.int32),
@@ -205,7 +204,6 @@ def build_tagged_features(
         np.array(lines, np.int64),
         source,
         vocabulary.pad_id,
-        words,
         np.array(ends, np.int64),
     )
 

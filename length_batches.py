@@ -25,17 +25,18 @@ def bucket_lengths(max_seq_length: int) -> tuple[int, ...]:
 
 
 def bucketed_batches(
-    lengths: np.ndarray, batch_size: int, buckets: Sequence[int]
+    lengths: np.ndarray, batch_size: int, buckets: Sequence[int], *, filled: bool
 ) -> list[tuple[int, np.ndarray]]:
     """Divide sequences into batches of like length, the longest first.
 
     Args:
         lengths: int [sequences], tokens of each.
         buckets: the allowed lengths of a batch, ascending.
+        filled: the last batch, of the shortest, is filled up with its last sequence again and again, whose
+            results come more than once then: for XLA, which compiles each number of sequences by itself.
 
     Returns:
-        (length, indices into `lengths`, int64 [batch_size]) of each batch. The last one, of the shortest,
-        is filled up with its last sequence again and again: its results come more than once.
+        (length, indices into `lengths`, int64) of each batch.
 
     Raises:
         ValueError: a sequence is longer than every bucket.
@@ -44,7 +45,8 @@ def bucketed_batches(
     batches = []
     for first in range(0, len(order), batch_size):
         indices = order[first : first + batch_size]
-        indices = np.pad(indices, (0, batch_size - len(indices)), mode="edge")
+        if filled:
+            indices = np.pad(indices, (0, batch_size - len(indices)), mode="edge")
         batches.append((_bucket(int(lengths[indices[0]]), buckets), indices))
     return batches
 

@@ -79,7 +79,7 @@ class TokenDetector:
         self._source = inputs.discriminator.source
         self._tokenizer = build_tokenizer(inputs.vocabulary)
         self._max_seq_length, self._batch_size = inputs.max_seq_length, batch_size
-        self._pads_batches = jit_compile
+        self._fills_batches = jit_compile
         self._buckets = bucket_lengths(inputs.max_seq_length)
         self.has_generator = inputs.generator is not None
         matrix = {name: tf.TensorSpec([None, None], tf.int32) for name in _INPUTS}
@@ -143,11 +143,7 @@ class TokenDetector:
         return [found[row] for row in range(len(places))]
 
     def _batches(self, lengths: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        if not len(lengths):
-            return []
-        # A batch that is filled up costs its whole size; only XLA would compile each size by itself.
-        size = self._batch_size if self._pads_batches else min(self._batch_size, len(lengths))
-        return bucketed_batches(lengths, size, self._buckets)
+        return bucketed_batches(lengths, self._batch_size, self._buckets, filled=self._fills_batches)
 
     def _batch(self, cut: "_CutText", windows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """The arrays of some windows, int32 [windows, length]."""

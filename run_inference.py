@@ -35,6 +35,9 @@ _PROMPT_HELP = "an empty line ends; /context TEXT or /context @FILE changes the 
 def main() -> int:
     config = parse(InferenceConfig, description=__doc__)
     # A terminal of another encoding must not end a session, nor a stray byte in what is piped in.
+    if sys.stdin is None:
+        # Closed by whoever started this: nothing can be read from it.
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     sys.stdin.reconfigure(errors="replace")
     sys.stdout.reconfigure(errors="backslashreplace")
     context = config.context
@@ -127,8 +130,9 @@ def _check_files(config: InferenceConfig, context: str) -> None:
     if config.output:
         if not Path(config.output).parent.is_dir() or Path(config.output).is_dir():
             raise UsageError(f"--output {config.output}: no such folder, or a folder itself")
-        if config.input != "-" and os.path.realpath(config.input) == os.path.realpath(config.output):
-            raise UsageError(f"--output {config.output}: is the --input")
+        for flag, path in (("input", config.input), ("context_file", config.context_file)):
+            if path not in ("", "-") and os.path.realpath(path) == os.path.realpath(config.output):
+                raise UsageError(f"--output {config.output}: is the --{flag}")
     # What comes through a pipe can be read once only; its lines are checked as they come.
     if _is_rereadable(config.input):
         for _ in _read_questions(config.input, context):

@@ -33,9 +33,22 @@ def _run(config: PretrainingConfig, workers: Workers) -> int:
         pretrained_models.find_source(config.init_weights, "init_weights")
     inputs = pretraining_inputs.open_inputs(config, workers)
     check_alike(workers, config, {"pretrain_tfrecords": inputs.training.fingerprint()})
-    start = pretraining_inputs.find_start(config, inputs, workers)
-    # TensorFlow takes seconds to load: only now that the flags are known to be good.
+    # TensorFlow takes seconds to load: it is imported when the flags are known to be good.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if config.show_update or config.dry_run or config.do_eval_only:
+        return _look(config, inputs, workers)
+    name = f"--model_name {config.model_name}"
+    with hold_folder(workers, name, config.model_dir, config.checkpoints_folder):
+        # Only now can no other run save a newer checkpoint there.
+        start = pretraining_inputs.find_start(config, inputs, workers)
+        import pretraining_run
+
+        return pretraining_run.train(config, inputs, start, workers)
+
+
+def _look(config: PretrainingConfig, inputs: pretraining_inputs.Inputs, workers: Workers) -> int:
+    """What trains nothing, and may be done beside a training."""
+    start = pretraining_inputs.find_start(config, inputs, workers)
     import pretraining_run
 
     if config.show_update:
@@ -44,11 +57,7 @@ def _run(config: PretrainingConfig, workers: Workers) -> int:
         import pretraining_dry_run
 
         return pretraining_dry_run.dry_run(config, inputs, start, workers)
-    if config.do_eval_only:
-        return pretraining_run.evaluate_only(config, inputs, start, workers)
-    name = f"--model_name {config.model_name}"
-    with hold_folder(workers, name, config.model_dir, config.checkpoints_folder):
-        return pretraining_run.train(config, inputs, start, workers)
+    return pretraining_run.evaluate_only(config, inputs, start, workers)
 
 
 if __name__ == "__main__":

@@ -36,10 +36,11 @@ def _run(config: SquadConfig, workers: Workers) -> int:
     check_output_dir(config)
     inputs = workers.agree(lambda: squad_inputs.open_inputs(config))
     check_alike(workers, config, inputs.fingerprints())
-    start = squad_inputs.find_start(config, inputs, workers)
-    import squad_run
-
     with hold_folder(workers, "--output_dir", config.output_dir):
+        # Only now can no other run save a newer checkpoint there.
+        start = squad_inputs.find_start(config, inputs, workers)
+        import squad_run
+
         return squad_run.run(config, inputs, start, workers)
 
 

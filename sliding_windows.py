@@ -25,8 +25,13 @@ def shown_best(firsts: np.ndarray, counts: np.ndarray, own: int) -> np.ndarray:
     Args:
         firsts, counts: int [windows], as `window_places` gives them.
     """
-    firsts, counts = np.asarray(firsts)[:, None], np.asarray(counts)[:, None]
-    places = firsts[own] + np.arange(counts[own, 0])
+    firsts, counts = np.asarray(firsts), np.asarray(counts)
+    places = firsts[own] + np.arange(counts[own])
+    # The windows that share a token with it: of a long text a few of very many.
+    begin = np.searchsorted(firsts + counts, firsts[own], side="right")
+    end = np.searchsorted(firsts, firsts[own] + counts[own])
+    begin, end = min(begin, own), max(end, own + 1)
+    firsts, counts = firsts[begin:end, None], counts[begin:end, None]
     left, right = places - firsts, firsts + counts - 1 - places
     scores = np.where((left >= 0) & (right >= 0), 100 * np.minimum(left, right) + counts, -1)
-    return scores.argmax(axis=0) == own
+    return scores.argmax(axis=0) == own - begin

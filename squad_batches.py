@@ -35,12 +35,12 @@ def prediction_blocks(features: Features, batch_size: int, workers: int = 1) -> 
 
 
 def block_batches(
-    features: Features, questions: range, batch_size: int, buckets: Sequence[int]
+    features: Features, questions: range, batch_size: int, buckets: Sequence[int], *, filled: bool
 ) -> list[tuple[int, np.ndarray]]:
     """The batches of a block, as from `bucketed_batches`, with the numbers of windows in place of indices."""
     first = features.windows_of(questions.start).start
     lengths = features.lengths[first : features.windows_of(questions.stop - 1).stop]
-    batches = bucketed_batches(lengths, batch_size, buckets)
+    batches = bucketed_batches(lengths, batch_size, buckets, filled=filled)
     return [(length, first + indices) for length, indices in batches]
 
 

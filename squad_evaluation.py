@@ -291,6 +291,8 @@ def _read_object(flag: str, path: str, meaning: str) -> dict:
         raise UsageError(f"{flag} {path}: {error.strerror or error}") from None
     except ValueError as error:
         raise UsageError(f"{flag} {path}: not JSON ({error})") from None
+    except RecursionError:
+        raise UsageError(f"{flag} {path}: is nested too deeply") from None
     if not isinstance(content, dict):
         raise UsageError(f"{flag} {path}: a JSON object {meaning} is wanted")
     return content

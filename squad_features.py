@@ -125,8 +125,15 @@ class Features:
 
     def fingerprint(self) -> str:
         """SHA-256 of the tokens of all windows."""
+        return self._checksum("context_tokens", "question_tokens", "question_of", "first_tokens", "lengths")
+
+    def label_fingerprint(self) -> str:
+        """SHA-256 of what training wants of the windows: their answers, and which can be trained on."""
+        return self._checksum("start_positions", "end_positions", "holds_no_answer", "trainable")
+
+    def _checksum(self, *names: str) -> str:
         digest = hashlib.sha256()
-        for name in ("context_tokens", "question_tokens", "question_of", "first_tokens", "lengths"):
+        for name in names:
             digest.update(self._arrays[name])
         self.release_memory()
         return digest.hexdigest()

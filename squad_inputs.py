@@ -62,11 +62,16 @@ class SquadInputs:
         """SHA-256 of the tokens that are trained on."""
         return self.training.fingerprint()
 
+    @functools.cached_property
+    def label_fingerprint(self) -> str:
+        """SHA-256 of the answers that are trained on."""
+        return self.training.label_fingerprint()
+
     def fingerprints(self) -> dict[str, str]:
         """Checksums of what was read, by flag."""
         read = {"electra_model": json.dumps(dataclasses.asdict(self.model.config))}
         if self.training is not None:
-            read["train_file"] = self.training_fingerprint
+            read["train_file"] = self.training_fingerprint + self.label_fingerprint
         if self.prediction is not None:
             read["predict_file"] = self.prediction.fingerprint()
         return read
@@ -143,6 +148,7 @@ def meaning(config: SquadConfig, inputs: SquadInputs, workers: Workers) -> dict:
     return values | {
         "training_windows": len(inputs.training),
         "training_data": inputs.training_fingerprint,
+        "training_labels": inputs.label_fingerprint,
     }
 
 

@@ -50,7 +50,7 @@ class Predictor:
     ):
         self._workers = workers
         self._rule, self._batch_size = rule, batch_size
-        self._buckets = bucket_lengths(max_seq_length)
+        self._buckets, self._fills_batches = bucket_lengths(max_seq_length), jit_compile
         # Without XLA one trace serves every length; with it each length is compiled once.
         signature = {name: tf.TensorSpec([None, None], tf.int32) for name in _INPUTS}
         self._predict = tf.function(
@@ -93,7 +93,9 @@ class Predictor:
 
     def _answer_block(self, features: Features, questions: range) -> list[tuple[str, Decoded]]:
         outputs: dict[int, PlainOutput | JointOutput] = {}
-        for length, windows in block_batches(features, questions, self._batch_size, self._buckets):
+        for length, windows in block_batches(
+            features, questions, self._batch_size, self._buckets, filled=self._fills_batches
+        ):
             outputs |= self._outputs(features, windows, length)
         answers = []
         for number in questions:

@@ -12,9 +12,10 @@ from squad_cases import write_encoder
 
 import checkpointing
 from command_line import UsageError
+from finetuning_inputs import check_output_dir
 from glue_configuration import GlueConfig
 from glue_inputs import GlueInputs, find_start, meaning, open_inputs
-from glue_tasks import find_files, find_task
+from glue_tasks import find_files, find_task, given_file
 from tokenization import Vocabulary
 from workers import ALONE
 
@@ -115,6 +116,43 @@ def test_broken_rows_of_the_benchmark_are_left_out_and_told(tmp_path, encoder, c
     )
 
 
+def test_a_broken_row_of_a_test_is_refused_for_its_numbers_are_the_submissions(tmp_path, encoder):
+    path = write_own_files(tmp_path, "QQP") / "QQP" / "test.tsv"
+    path.write_text(path.read_text() + "10\n")
+    with pytest.raises(UsageError, match=f"{path}, line 10: has 1 columns, and 3 are expected"):
+        inputs(encoder, task="QQP", data_dir=tmp_path, do_train=True, do_predict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "submission"),
+    [
+        ("test_matched.tsv", "MNLI-m"),
+        ("test_mismatched.tsv", "MNLI-mm"),
+        ("diagnostic.tsv", "AX"),
+        ("test_mismatched-00000-of-00001.parquet", "MNLI-mm"),
+        ("mine.tsv", "MNLI-m"),
+    ],
+)
+def test_a_file_of_mnli_that_is_given_is_submitted_as_the_part_that_it_is_named_for(name, submission):
+    assert given_file(find_task("MNLI"), f"somewhere/{name}", "test_file").submission == submission
+
+
+def test_scores_keep_their_digits_and_are_unknown_where_they_are_not_published(tmp_path, encoder):
+    labels = ["20240117", "1234567.25", "3.8", "-1"]
+    path = write_csv(tmp_path / "a.csv", [{"text": "fine", "label": label} for label in labels])
+    own = {"task_type": "regression", "train_file": path, "do_train": True}
+    read = inputs(encoder, eval_file=path, do_eval=True, **own)
+    assert read.evaluation[0].features.labels.tolist() == [float(label) for label in labels]
+    write_csv(tmp_path / "b.csv", [{"text": "fine", "label": "1_000"}])
+    with pytest.raises(UsageError, match="line 2: the label '1_000' is not a number"):
+        inputs(encoder, eval_file=tmp_path / "b.csv", do_eval=True, **own)
+    scored = {"sentence1": "fine", "sentence2": "glad", "label": "-1.0", "idx": "0"}
+    write_own_files(tmp_path, "STS-B")
+    test = write_csv(tmp_path / "test.csv", [scored])
+    read = inputs(encoder, task="STS-B", data_dir=tmp_path, test_file=test, do_train=True, do_predict=True)
+    assert np.isnan(read.test[0].features.labels).all()
+
+
 def test_the_recipe_is_the_papers_and_flags_win(tmp_path, encoder):
     write_own_files(tmp_path, "RTE"), write_own_files(tmp_path, "SST-2")
     settings = config(encoder, task="RTE", data_dir=tmp_path, do_train=True)
@@ -134,6 +172,7 @@ def test_labels_of_own_files_are_in_the_order_of_numbers_and_words(tmp_path, enc
     for labels, expected in (
         (["10", "9", "-1"], ("-1", "9", "10")),
         (["b", "a", "10"], ("10", "a", "b")),
+        (["2", "1", "02", "01", "001"], ("001", "01", "1", "02", "2")),
     ):
         path = write_csv(tmp_path / "a.csv", [{"text": "fine", "label": label} for label in labels])
         read = inputs(encoder, task_type="classification", train_file=path, do_train=True)
@@ -353,9 +392,13 @@ def test_a_model_folder_that_could_not_be_replaced_is_found_before_the_training(
     folder = tmp_path / "out" / "model"
     _classifier(encoder, folder, ["yes", "no"])
     path, own = _csv(tmp_path / "a.csv", "no"), {"task_type": "classification", "output_dir": folder.parent}
-    assert inputs(encoder, train_file=path, do_train=True, **own).training
+    training = config(encoder, train_file=path, do_train=True, **own)
+    check_output_dir(training)
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match=f"--output_dir {folder}: is not replaced"):
-        inputs(encoder, train_file=path, do_train=True, **own)
-    # Nothing is written there without training.
-    assert inputs(folder, eval_file=path, do_eval=True, **own).evaluation
+        check_output_dir(training)
+    # Nothing is written there without training, nor where each seed has a folder of its own.
+    check_output_dir(config(encoder, eval_file=path, do_eval=True, **own))
+    training.seeds = "1,2"
+    for of_seed in training.seed_runs():
+        check_output_dir(of_seed)

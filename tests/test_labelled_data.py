@@ -229,6 +229,7 @@ def test_words_and_tags_as_lists(tmp_path):
         ("a.txt", "a O\nb x O\n", Columns(""), "^--eval_file .*line 2: has 3 columns, .* have 2"),
         ("a.txt", "a\nb\n", Columns(""), "^--eval_file .*line 1: has one column"),
         ("a.txt", "a O\n", Columns("3"), "^--text_column 3: .*has 2 columns"),
+        ("a.txt", "O a\n", Columns("2"), "line 1: words and tags would both be column 2"),
         ("a.txt", "a O\n", Columns("word"), "^--text_column word: columns of words and tags have numbers"),
         ("a.txt", "a O\n", Columns("", id="key"), "^--id_column key: .*a.txt has a word in each line"),
         ("a.jsonl", '{"tokens": ["a"], "tags": ["O"]}\n', Columns("", id="key"), "line 1: no column 'key'"),

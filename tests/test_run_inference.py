@@ -308,15 +308,18 @@ def test_a_text_is_that_of_its_file_line_ends_included(tmp_path):
 def test_files_that_cannot_be_used_are_named(usage_error, plain, tmp_path):
     path = write_lines(tmp_path / "in.jsonl", {"question": "a", "context": "b"})
     (tmp_path / "latin").write_bytes(b"\xe9")
+    text = tmp_path / "text.txt"
+    text.write_text("b")
     for flags, message in (
         (["--input", tmp_path / "none"], f"--input {tmp_path / 'none'}: No such file"),
         (["--input", tmp_path / "latin"], "not UTF-8"),
         (["--input", path, "--output", path], "is the --input"),
+        (["--input", path, "--context_file", text, "--output", text], "is the --context_file"),
         (["--input", path, "--output", tmp_path / "no" / "out"], "no such folder"),
         (["--context_file", tmp_path / "none"], f"--context_file {tmp_path / 'none'}: No such file"),
     ):
         assert message in usage_error("run_inference.py", "--electra_model", plain, *flags)
-    assert json_lines(path.read_text()) == [{"question": "a", "context": "b"}]
+    assert json_lines(path.read_text()) == [{"question": "a", "context": "b"}] and text.read_text() == "b"
 
 
 @pytest.mark.parametrize(

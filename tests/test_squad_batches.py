@@ -48,25 +48,27 @@ def test_buckets_are_few_and_end_with_the_longest(max_seq_length, expected):
 
 def test_hand_worked_batches():
     """Lengths 9 7 5 | 5 3 3 | 2 and twice more the same."""
-    batches = bucketed_batches(np.array([5, 3, 9, 2, 3, 7, 5]), 3, (4, 6, 10))
-    assert [(length, indices.tolist()) for length, indices in batches] == [
-        (10, [2, 5, 0]),
-        (6, [6, 1, 4]),
-        (4, [3, 3, 3]),
-    ]
+    lengths = np.array([5, 3, 9, 2, 3, 7, 5])
+    for filled, last in ((True, [3, 3, 3]), (False, [3])):
+        batches = bucketed_batches(lengths, 3, (4, 6, 10), filled=filled)
+        assert [(length, indices.tolist()) for length, indices in batches] == [
+            (10, [2, 5, 0]),
+            (6, [6, 1, 4]),
+            (4, last),
+        ]
 
 
 def test_batches_of_nothing_and_windows_too_long():
-    assert bucketed_batches(np.array([], int), 4, (8,)) == []
+    assert bucketed_batches(np.array([], int), 4, (8,), filled=True) == []
     with pytest.raises(ValueError, match="9 tokens is longer than every bucket"):
-        bucketed_batches(np.array([3, 9]), 4, (8,))
+        bucketed_batches(np.array([3, 9]), 4, (8,), filled=True)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 1000])
 def test_every_window_is_predicted_and_a_block_has_all_windows_of_its_questions(features, batch_size):
     question, seen = 0, []
     for questions in prediction_blocks(features, batch_size):
-        batches = block_batches(features, questions, batch_size, BUCKETS)
+        batches = block_batches(features, questions, batch_size, BUCKETS, filled=True)
         assert questions.start == question and len(questions)
         question = questions.stop
         windows = [window for number in questions for window in features.windows_of(number)]
@@ -97,7 +99,7 @@ def test_prediction_computes_little_padding(features):
     padded = sum(
         length * len(indices)
         for questions in prediction_blocks(features, 4)
-        for length, indices in block_batches(features, questions, 4, BUCKETS)
+        for length, indices in block_batches(features, questions, 4, BUCKETS, filled=True)
     )
     assert padded < 1.2 * features.lengths.sum() < 0.9 * 32 * len(features)
 

@@ -370,6 +370,7 @@ def broken(change) -> dict:
     ("data", "predictions", "na_probs", "message"),
     [
         ("{", {}, None, "data_file .*: not JSON"),
+        ("[" * 100_000, {}, None, "data_file .*: is nested too deeply"),
         ([], {}, None, "data_file .*: a JSON object"),
         ({"version": "1.1"}, {}, None, "data_file .*: not SQuAD: its data is no list of articles"),
         ({"data": []}, {}, None, "data_file .*: holds no questions"),

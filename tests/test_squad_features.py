@@ -18,6 +18,7 @@ from squad_questions import CLS, LETTERS, SEP, A, entry, question, write_squad
 import files
 import squad_features
 from command_line import UsageError
+from sliding_windows import shown_best, window_places
 from squad_data import Question, read_squad
 from squad_features import FeatureRule, Features, answer_tokens, build_features, load_features, token_spans
 from tokenization import SPECIAL_PIECES, Vocabulary, build_tokenizer, load_vocabulary
@@ -239,6 +240,27 @@ def test_the_best_context_is_berts(rule, counts):
             for window, (first, length) in enumerate(windows):
                 if first <= token < first + length:
                     assert features.best_context(window)[4 + token - first] == (window == best)
+
+
+def test_the_best_windows_of_a_long_text_are_those_of_all_of_them_compared():
+    for room, stride, tokens in ((10, 3, 400), (9, 9, 100), (12, 5, 12), (8, 1, 60)):
+        firsts, counts = map(np.array, zip(*window_places(tokens, room, stride), strict=True))
+        left = np.arange(tokens) - firsts[:, None]
+        right = (firsts + counts - 1)[:, None] - np.arange(tokens)
+        scores = 100 * np.minimum(left, right) + counts[:, None]
+        best = np.where((left >= 0) & (right >= 0), scores, -1).argmax(axis=0)
+        for own, (first, count) in enumerate(zip(firsts, counts, strict=True)):
+            expected = best[first : first + count] == own
+            assert shown_best(firsts, counts, own).tolist() == expected.tolist()
+
+
+def test_other_answers_to_the_same_questions_have_another_checksum():
+    first = question("x", "a b a", "a")
+    other = dataclasses.replace(first, answer_start=4)
+    one, two = (build_features([asked], LETTERS, FeatureRule(32, 8, 4)) for asked in (first, other))
+    assert one.fingerprint() == two.fingerprint() and one.label_fingerprint() != two.label_fingerprint()
+    again = build_features([first], LETTERS, FeatureRule(32, 8, 4))
+    assert one.label_fingerprint() == again.label_fingerprint()
 
 
 # ------------------------------------------------------------------------------------ every kind of text

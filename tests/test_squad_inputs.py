@@ -14,6 +14,7 @@ from squad_questions import entry, write_squad
 
 import checkpointing
 from command_line import UsageError
+from finetuning_inputs import check_output_dir, load_model
 from pretrained_models import load_pretrained
 from squad_configuration import SquadConfig
 from squad_inputs import Head, SquadInputs, find_start, open_inputs
@@ -88,11 +89,32 @@ def test_a_model_folder_that_could_not_be_replaced_is_found_before_the_training(
     path = write_squad(tmp_path / "dev.json", (CONTEXT, [entry("1", ("Bob", 8))]))
     model = tmp_path / "out" / "model"
     model.mkdir(parents=True)
-    for name, message in (("config.json", SCORABLE), ("notes.txt", f"--output_dir {model}: is not replaced")):
-        (model / name).write_text("{}")
-        assert message in end_of(path)
+    own = {"output_dir": str(model.parent), "data_dir": "d", "train_file": str(path)}
+    config = SquadConfig(electra_model="e", **own, do_train=True)
+    (model / "config.json").write_text("{}")
+    check_output_dir(config)
+    (model / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=f"--output_dir {model}: is not replaced"):
+        check_output_dir(config)
     # Nothing is written there without training.
-    assert SCORABLE in end_of(path, do_train=False)
+    check_output_dir(dataclasses.replace(config, do_train=False, do_predict=True, predict_file=str(path)))
+
+
+def test_a_copy_of_the_vocabulary_alone_splits_text_as_the_weights_folder_says(tmp_path):
+    """Without a record beside it, a copy says nothing of capitals; one with a record has its own word."""
+    cased = dataclasses.replace(VOCABULARY, do_lower_case=False)
+    write_encoder(tmp_path / "encoder", vocabulary=cased)
+    for copied, lower in ((("vocab.txt",), False), (("vocab.txt", "tokenizer_config.json"), True)):
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        for name in copied:
+            text = (tmp_path / "encoder" / name).read_text()
+            (tmp_path / "copy" / name).write_text(text.replace("false", "true"))
+        given = load_model(str(tmp_path / "encoder"), vocab_file=str(tmp_path / "copy" / "vocab.txt"))
+        assert given.vocabulary.do_lower_case is lower
+        named = load_model(
+            str(tmp_path / "encoder"), vocab_file=str(tmp_path / "copy" / "vocab.txt"), do_lower_case=True
+        )
+        assert named.vocabulary.do_lower_case
 
 
 @pytest.mark.parametrize(("joint_head", "told"), [(False, None), (True, "joint_head False -> True")])
