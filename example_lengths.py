@@ -5,7 +5,8 @@ shard's size in bytes, so that counts of an older shard of that name are known f
 """
 
 import contextlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -16,6 +17,8 @@ from tfrecords import CorruptShard, Shards
 from workers import Workers
 
 _EXAMPLES_AT_ONCE = 1000
+# So often do the workers meet while they count: who is done sooner would be taken for one that hangs.
+_ROUND_SECONDS = 1.0
 
 
 def example_lengths(
@@ -31,25 +34,28 @@ def example_lengths(
     read-only folder) each worker counts on its own, in every run.
 
     Args:
-        make_progress: called after each thousand examples that are counted.
+        make_progress: called on all workers every other second while any of them counts.
 
     Raises:
         CorruptShard: names the shard and record that is damaged, does not fit the run, or does not have its
             tokens before its padding.
     """
     firsts = shards.first_examples()
-    paths = list(firsts)[workers.local_rank :: workers.local_size]
+    counted: dict[str, np.ndarray] = {}
 
-    def count(paths: list[str]) -> dict[str, np.ndarray]:
-        missing = [path for path in paths if _kept(shards, path) is None]
-        return {
-            path: _count(shards, path, firsts[path], max_seq_length, vocabulary_size, make_progress)
-            for path in tqdm(missing, desc="token counts", unit="shard", leave=False, disable=None)
-        }
+    def count(paths: list[str]) -> Iterator[None]:
+        missing = [path for path in paths if path not in counted and _kept(shards, path) is None]
+        for path in tqdm(missing, desc="token counts", unit="shard", leave=False, disable=None):
+            parts = []
+            for part in _counts(shards, path, firsts[path], max_seq_length, vocabulary_size):
+                parts.append(part)
+                yield
+            counted[path] = np.concatenate(parts)
+            _keep(shards, path, counted[path])
 
-    counted = workers.agree(lambda: count(paths))
+    _in_rounds(count(list(firsts)[workers.local_rank :: workers.local_size]), workers, make_progress)
     # The others' parts, which are there by now wherever they could be kept.
-    counted |= count([path for path in firsts if path not in counted])
+    _in_rounds(count(list(firsts)), workers, make_progress)
     dtype = np.min_scalar_type(max_seq_length)
     lengths = {
         path: (counted[path] if path in counted else _kept(shards, path)).astype(dtype) for path in firsts
@@ -68,16 +74,11 @@ def _kept(shards: Shards, path: str) -> np.ndarray | None:
     return None
 
 
-def _count(
-    shards: Shards,
-    path: str,
-    first: int,
-    max_seq_length: int,
-    vocabulary_size: int,
-    make_progress: Callable[[], None],
-) -> np.ndarray:
-    records, size = shards.sizes[path]
-    parts = []
+def _counts(
+    shards: Shards, path: str, first: int, max_seq_length: int, vocabulary_size: int
+) -> Iterator[np.ndarray]:
+    """The tokens of a shard's examples, some at a time."""
+    records, _ = shards.sizes[path]
     for begin in range(first, first + records, _EXAMPLES_AT_ONCE):
         examples = np.arange(begin, min(begin + _EXAMPLES_AT_ONCE, first + records))
         mask = read_examples(shards, examples, max_seq_length, vocabulary_size)["input_mask"]
@@ -88,10 +89,23 @@ def _count(
             raise CorruptShard(
                 f"--pack_sequences: record {record} of {shard} does not have its tokens before its padding"
             )
-        parts.append(counts)
-        make_progress()
-    counts = np.concatenate(parts)
+        yield counts
+
+
+def _keep(shards: Shards, path: str, counts: np.ndarray) -> None:
+    _, size = shards.sizes[path]
     # The folder may be read-only; the next run then counts again.
     with contextlib.suppress(OSError):
         tfrecords.write_array(tfrecords.lengths_path(path), np.append(counts, size))
-    return counts
+
+
+def _in_rounds(work: Iterator[None], workers: Workers, make_progress: Callable[[], None]) -> None:
+    """Do what every worker has of some work, meeting again and again until all are done."""
+
+    def do_some() -> bool:
+        """Whether there is more."""
+        until = time.monotonic() + _ROUND_SECONDS
+        return any(time.monotonic() > until for _ in work)
+
+    while any(workers.gather(workers.agree(do_some))):
+        make_progress()

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +151,15 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             except BlockingIOError:
                 stream.seek(0)
                 raise BlockingIOError(f"in use by process {stream.read().strip() or 'unknown'}") from None
+            except OSError as error:
+                # Lustre without its option flock, NFS without its lock daemon.
+                if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
+                print(
+                    f"warning: {path.parent}: this file system has no locks ({error.strerror}); nothing but "
+                    "this run may use the folder now",
+                    file=sys.stderr,
+                )
             if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
                 break
             # The holder removed the file between our opening and locking it: what we hold has no name.

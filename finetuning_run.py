@@ -25,7 +25,7 @@ from length_batches import TrainingOrder
 from model_flops import encoder_flops
 from optimization import AdamW, layerwise_multipliers, polynomial_decay_after_warmup
 from pretrained_models import PretrainedModel, assign_weights
-from training import StopSignal
+from stop_signal import StopSignal
 from training_run import TrainingRun, abridged, arrays
 from workers import Workers
 

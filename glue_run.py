@@ -30,8 +30,8 @@ from label_prediction import LabelPredictor
 from labelled_features import NO_LABEL, LabelledFeatures
 from labelled_metrics import score, score_tags
 from length_batches import TrainingOrder, bucket_lengths
+from stop_signal import StopSignal
 from telemetry import GLUE_UNITS, duration
-from training import StopSignal
 from training_run import arrays
 from workers import Workers
 

@@ -36,7 +36,7 @@ from pretraining_data import (
     unigram_log_probabilities,
 )
 from pretraining_inputs import Inputs, Start, batch_arithmetic, batch_shape, meaning
-from training import StopSignal
+from stop_signal import StopSignal
 from training_run import TrainingRun, abridged, arrays
 from workers import Workers
 

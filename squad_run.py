@@ -23,8 +23,8 @@ from squad_configuration import SquadConfig
 from squad_decoding import DecodingRule
 from squad_inputs import SquadInputs, gold_articles, meaning
 from squad_prediction import JsonObjectFile, Predictor
+from stop_signal import StopSignal
 from telemetry import SQUAD_UNITS, duration
-from training import StopSignal
 from training_run import arrays
 from workers import Workers
 

@@ -5,9 +5,8 @@ The task hands in a function from a micro-batch to its share of the update's los
 those shares are divided by the whole update's counts, the sum over micro-batches is exact.
 """
 
+import collections
 import dataclasses
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from command_line import EXIT_INTERRUPTED, EXIT_TERMINATED, RunFailure
 from keyed_random import derive_key
 from optimization import Optimizer, Schedule
 from stall_watch import WAITING, StallWatch
+from stop_signal import StopSignal
 from telemetry import Meter
 from workers import ALONE, Workers
 
@@ -150,16 +150,26 @@ class Engine:
         self._finish = tf.function(self._finish_update, **options)
         self._apply_sums = tf.function(self._apply_accumulated, **options)
 
-    def update(self, data: UpdateData, learning_rate: float, stop: "StopSignal") -> UpdateResult | None:
+    def update(
+        self,
+        data: UpdateData,
+        learning_rate: float,
+        stop: StopSignal,
+        make_progress: Callable[[], None] = lambda: None,
+    ) -> UpdateResult | None:
         """One update, applied if its gradient is finite; None when a signal cut it short.
 
         One of several workers does not let a signal cut it short: the others would wait for it.
+
+        Args:
+            make_progress: called when a micro-batch is known to be computed.
         """
         started = time.monotonic()
         loss, sums = tf.constant(0.0), None
         scale = tf.constant(self.loss_scale.value, tf.float32)
         rate = tf.constant(learning_rate, tf.float32)
         accumulate, finish = self._functions(data, scale, rate)
+        begun: collections.deque[tf.Tensor] = collections.deque()
         for micro_step, batch in enumerate(data.micro_batches):
             if stop.exit_code and self._workers.size == 1:
                 return None
@@ -167,6 +177,12 @@ class Engine:
             if self._accumulates_all or micro_step < len(data.micro_batches) - 1:
                 part, part_sums = accumulate(batch, data.normalizers, seed, scale)
                 loss += part
+                begun.append(part)
+                if len(begun) > 2:
+                    # Fetched, as a GPU may have begun nothing yet of what it was given; but not the last two,
+                    # so that it always has something to do.
+                    float(begun.popleft())
+                    make_progress()
             else:
                 loss, part_sums, norm, applied = finish(batch, data.normalizers, seed, scale, loss, rate)
             sums = part_sums if sums is None else add_sums(sums, part_sums)
@@ -274,41 +290,6 @@ def add_sums(left: Mapping, right: Mapping) -> dict:
     return {name: left[name] + right[name] for name in left}
 
 
-class StopSignal:
-    """Remembers SIGTERM, SIGUSR1 and Ctrl-C, so that the loop can stop and save; a second one kills.
-
-    Batch systems and `timeout` signal the whole process group, and a launcher in it passes the signal on, so
-    what comes within two seconds of the first is taken for the same. SIGUSR1 is what Slurm can send ahead of
-    a time limit, and what srun hands to its tasks.
-    """
-
-    _SAME_SIGNAL_SECONDS = 2.0
-
-    def __init__(self):
-        self.exit_code = 0
-        self._first_at = 0.0
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        self._handlers_before = {number: signal.signal(number, self._remember) for number in numbers}
-
-    def release(self) -> None:
-        """Leave the signals to whoever had them before, unless one has come: it may come a second time."""
-        if not self.exit_code:
-            for number, handler in self._handlers_before.items():
-                signal.signal(number, handler)
-
-    def agree(self, workers: Workers) -> None:
-        """Take a signal to any of the workers for one to all of them."""
-        self.exit_code = max(workers.gather(self.exit_code)) or self.exit_code
-
-    def _remember(self, number, frame):
-        if not self.exit_code:
-            self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
-            self._first_at = time.monotonic()
-        elif time.monotonic() - self._first_at > self._SAME_SIGNAL_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-
 @dataclass
 class LoopPlan:
     """When the loop does what. Updates are counted over the whole training; 0 means never.
@@ -404,7 +385,7 @@ def run_loop(
         if agreed_code:
             break
         with watch.doing(WAITING):
-            result = engine.update(data, learning_rate, stop)
+            result = engine.update(data, learning_rate, stop, watch.make_progress)
         if result is None:
             break
         _check_finite(result, engine, data)

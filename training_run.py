@@ -26,9 +26,10 @@ from device import describe_environment, memory_named
 from optimization import Optimizer, Schedule
 from stall_watch import StallWatch
 from start_up import StartUp
+from stop_signal import StopSignal
 from telemetry import UNITS, DllLog, Meter, TensorBoardLog, duration
 from tokenization import Vocabulary
-from training import Engine, Hooks, LoopPlan, StopSignal, UpdateResult, Window, run_loop
+from training import Engine, Hooks, LoopPlan, UpdateResult, Window, run_loop
 from workers import Workers
 
 

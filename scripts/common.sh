@@ -39,8 +39,8 @@ read_settings() {
 # are on all hosts; by default as many as the hosts have slots. With START=srun the workers are the tasks of this Slurm
 # job instead.
 settle_device() {
-  local gpus_found=0 slots=0 host hosts
-  if command -v nvidia-smi > /dev/null; then gpus_found=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true); fi
+  local gpus_found slots=0 host hosts
+  gpus_found=$(visible_gpus)
   precision=${PRECISION:-$([[ $gpus_found -gt 0 ]] && echo amp || echo tf32)}
   xla=${XLA:-$([[ $gpus_found -gt 0 ]] && echo xla || echo no_xla)}
   IFS=, read -ra hosts <<< "${HOSTS:-}"
@@ -65,6 +65,22 @@ settle_device() {
   elif ((gpus > 1)); then
     workers=("$python" start_workers.py --workers "$gpus" --)
   fi
+}
+
+# visible_gpus: how many GPUs a program sees that is started now: those of CUDA_VISIBLE_DEVICES, where that is set, up to
+# the first that is none.
+visible_gpus() {
+  local found=0 named=() seen=0 name
+  if command -v nvidia-smi > /dev/null; then found=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true); fi
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    IFS=, read -ra named <<< "$CUDA_VISIBLE_DEVICES"
+    for name in "${named[@]}"; do
+      [[ -n $name && $name != -* && $name != NoDevFiles ]] || break
+      seen=$((seen + 1))
+    done
+    found=$((seen < found ? seen : found))
+  fi
+  echo "$found"
 }
 
 # settle_srun: sets `workers`, and `python` to the container's where CONTAINER names an image. BIND is the --cpu of

@@ -4,7 +4,8 @@
 #   bash scripts/supervise.sh --max_restarts 5 -- python run_pretraining.py --model_name first …
 #
 #   --max_restarts N    give up after so many restarts in a row without a new checkpoint between them (default 3)
-#   --checkpoints DIR   where new checkpoints show progress: anywhere below this folder (default results)
+#   --checkpoints DIR   where new checkpoints show progress: anywhere below this folder (default: that of the run, by the
+#                       command's --model_name and --results_dir, or its --output_dir; without these results)
 #   --pause SECONDS     before the first restart; doubled for each further one, up to five minutes (default 5)
 #
 # It gives up at once on exit code 2, a mistake that no restart mends, and when it is told to stop itself. A restart adds
@@ -16,7 +17,7 @@ set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-max_restarts=3 checkpoints=results pause=5
+max_restarts=3 checkpoints='' pause=5
 while (($#)) && [[ $1 != -- ]]; do
   case $1 in
     -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
@@ -32,6 +33,36 @@ for name in max_restarts pause; do
   [[ ${!name} =~ ^[0-9]+$ ]] || fail "--$name ${!name}: must be a whole number"
 done
 say() { echo "supervise.sh: $1" >&2; }
+
+# value_of NAME ARGUMENT...: the value of a flag among a command's arguments, in either spelling; the last one counts.
+value_of() {
+  local name=$1 value='' previous=''
+  shift
+  for argument in "$@"; do
+    if [[ ${previous//-/_} == "__$name" ]]; then value=$argument; fi
+    previous=${argument%%=*}
+    if [[ $argument == --*=* ]]; then
+      if [[ ${previous//-/_} == "__$name" ]]; then value=${argument#*=}; fi
+      previous=''
+    fi
+  done
+  echo "$value"
+}
+
+# run_folder ARGUMENT...: where the program that a command starts keeps its checkpoints, or where those of any run are.
+run_folder() {
+  local output name
+  output=$(value_of output_dir "$@") name=$(value_of model_name "$@")
+  if [[ -n $output ]]; then
+    echo "$output"
+  elif [[ -n $name ]]; then
+    output=$(value_of results_dir "$@")
+    echo "${output:-results}/models/$name"
+  else
+    echo results
+  fi
+}
+if [[ -z $checkpoints ]]; then checkpoints=$(run_folder "$@"); fi
 
 left_at_first=$(newest_checkpoint "$checkpoints")
 restarts=0 wait=$pause left_before=$left_at_first

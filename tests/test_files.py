@@ -1,5 +1,6 @@
 """Files and folders are complete under their final names, or absent, however the writer ends."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -181,6 +182,22 @@ def test_locked_folder_is_refused_to_others_until_its_holder_is_killed(tmp_path)
         holder.communicate()
     with files.lock_folder(tmp_path):
         pass
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_used_with_a_warning(number, tmp_path, monkeypatch, capsys):
+    """As Lustre without its option flock, and NFS without its lock daemon."""
+
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with files.lock_folder(tmp_path):
+        assert capsys.readouterr().err == (
+            f"warning: {tmp_path}: this file system has no locks ({os.strerror(number)}); nothing but "
+            "this run may use the folder now\n"
+        )
     assert names_in(tmp_path) == []
 
 

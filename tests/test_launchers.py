@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from machine_trees import write_program
 from training_runs import MODEL, ROOT, Runs
 
 LAUNCHER = ROOT / "scripts" / "run_pretraining.sh"
@@ -85,6 +86,31 @@ def test_positionals_reach_both_phases_in_nvidias_order(launch):
         assert (first[name], second[name]) == values, name
     assert "phase2" not in first and "restore_checkpoint" not in first and "xla" not in first
     assert second["phase2"] == "yes" and second["restore_checkpoint"] == "latest"
+
+
+@pytest.mark.parametrize(
+    ("visible", "workers", "precision"),
+    [
+        (None, 8, "amp"),
+        ("0,1", 2, "amp"),
+        ("GPU-5,GPU-6,GPU-7,-1,GPU-8", 3, "amp"),
+        ("3", 1, "amp"),
+        ("", 1, "tf32"),
+        ("-1", 1, "tf32"),
+    ],
+)
+def test_a_launcher_takes_the_gpus_that_are_visible(
+    launch, tmp_path, monkeypatch, visible, workers, precision
+):
+    """On a machine of eight."""
+    write_program(tmp_path / "programs" / "nvidia-smi", "printf 'GPU %d: A100\n' {0..7}\n")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'programs'}:{os.environ['PATH']}")
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    done, calls = launch(PHASE=1, **environment)
+    assert done.returncode == 0, done.stderr
+    (flags,) = calls
+    assert (flags.get("workers", "1"), flags["precision"]) == (str(workers), precision)
+    assert ("xla" in flags) is (precision == "amp")
 
 
 def test_names_in_the_environment_do_what_positionals_do(launch):

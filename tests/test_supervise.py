@@ -95,6 +95,41 @@ def test_the_launchers_initial_checkpoint_holds_until_there_is_a_newer_one(super
     assert restored == [[named], [named], [named, "latest"]]
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--results_dir={}", "--model_name=first"),
+        ("--results-dir", "{}", "--model-name", "first"),
+        ("--model_name=other", "--output_dir={}/models/first"),
+    ],
+)
+def test_another_runs_checkpoints_are_no_progress_of_this_one(supervised, flags):
+    """Where the command says which run it is, only that one's folder is looked at."""
+    named = "--restore_checkpoint=elsewhere/ckpt-5"
+    words = [flag.format(supervised.folder) for flag in flags] + [named]
+    other = supervised.folder / "models" / "second" / "checkpoints"
+    other.mkdir(parents=True)
+    (supervised.folder / "run_pretraining.py").write_text(
+        STAND_IN.replace("read -r", f"mkdir -p {other}/ckpt-$RANDOM\nread -r", 1)
+    )
+    (supervised.folder / "plan").write_text("1\n1\n1 ckpt-10\n0\n")
+    environment = {name: str(supervised.folder / name.lower()) for name in ("RECORD", "PLAN")}
+    command = ["bash", str(ROOT / "scripts/supervise.sh"), "--pause", "0", "--"]
+    done = subprocess.run(
+        [*command, str(supervised.folder / "run_pretraining.py"), *words],
+        env=os.environ | environment | {"CHECKPOINTS": str(supervised.checkpoints), "RESUME_TRAINING": ""},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert [line.endswith(" --restore_checkpoint=latest") for line in supervised.started()] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
 @pytest.mark.parametrize("program", ["run_pretraining.py", "run_tf_squad.py", "run_tf_glue.py"])
 def test_every_program_that_trains_is_told_to_go_on(supervised, program):
     stand_in = (supervised.folder / "run_pretraining.py").rename(supervised.folder / program)

@@ -4,6 +4,8 @@ import itertools
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from batching import UpdateData
 from command_line import RunFailure
 from optimization import AdamW, Lamb
 from pretraining import PretrainingModel
-from training import Engine, Hooks, LoopPlan, LossScale, StopSignal, _longest_wait, run_loop
+from stall_watch import StallWatch
+from stop_signal import StopSignal
+from training import Engine, Hooks, LoopPlan, LossScale, _longest_wait, run_loop
 from workers import Workers
 
 
@@ -393,7 +397,7 @@ def test_a_signal_is_remembered_and_one_that_follows_at_once_is_the_same():
     """As from a batch system to the whole group and from the launcher again; a later one kills."""
     code = """
 import os, signal, time
-from training import StopSignal
+from stop_signal import StopSignal
 stop = StopSignal()
 for _ in range(2):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -405,6 +409,49 @@ print("still there", flush=True)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == -signal.SIGTERM and done.stdout == "saved\n", done.stderr
+
+
+def test_the_end_of_the_time_only_reminds_who_was_told_before_it():
+    """SIGUSR1 ahead of a limit, SIGTERM at it, as Slurm sends them: only a further SIGTERM kills."""
+    code = """
+import os, signal, time
+from stop_signal import StopSignal
+stop = StopSignal()
+os.kill(os.getpid(), signal.SIGUSR1)
+time.sleep(2.1)
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    os.kill(os.getpid(), number)
+assert stop.exit_code == 143
+print("saved", flush=True)
+time.sleep(2.1)
+os.kill(os.getpid(), signal.SIGTERM)
+print("still there", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == -signal.SIGTERM and done.stdout == "saved\n", done.stderr
+
+
+def test_an_update_longer_than_the_stall_timeout_makes_progress_with_its_micro_batches(tmp_path, monkeypatch):
+    """18 micro-batches of a quarter of a second, where three seconds without progress end a worker."""
+    ended = threading.Event()
+    monkeypatch.setattr(StallWatch, "_end", lambda watch: ended.set())
+    engine, _ = _linear_engine(accumulation=18)
+    accumulate = engine._accumulate
+
+    def slow(*arguments):
+        time.sleep(0.25)
+        return accumulate(*arguments)
+
+    engine._accumulate = slow
+    updates = iter([_linear_update(1, np.ones(18))])
+    hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda *_: None)
+    plan = LoopPlan(1, 1, 1, log_every=100, save_every=0, evaluate_every=0)
+    watch = StallWatch(tmp_path / "stalled", rank=0, size=2, timeout=3.0)
+    try:
+        done, _ = run_loop(engine, updates, lambda step: 0.1, plan, hooks, _NeverStopped, watch=watch)
+    finally:
+        watch.stop()
+    assert done == 1 and not ended.is_set()
 
 
 @pytest.mark.parametrize(
