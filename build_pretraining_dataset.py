@@ -68,7 +68,7 @@ def main() -> int:
                 files.remove_folder(work)
                 raise UsageError(f"--corpus_dir {config.corpus_dir}: an empty corpus, no text to learn from")
             for part in _parts(ledger):
-                _assemble(pool, part, blocks, work, output, ledger, vocabulary)
+                _assemble(pool, part, blocks, output, ledger, vocabulary)
             files.remove_folder(work)
     return 0
 
@@ -300,7 +300,6 @@ def _assemble(
     pool: ProcessPoolExecutor,
     part: str,
     blocks: list[str],
-    work: Path,
     output: Path,
     ledger: dict,
     vocabulary: Vocabulary,

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import errno
 import itertools
+import math
 import os
 import resource
 import signal
@@ -161,23 +162,26 @@ def run_program(main: Callable[[], int | None]) -> typing.NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILURE
     except OSError as error:
-        if error.errno in files.FULL_DISK:
-            place = f" while writing {error.filename}" if error.filename else ""
-            code = _report(program, f"no space left on the device{place}", EXIT_FAILURE)
-        elif error.errno == errno.EMFILE:
-            # A memory map that finds no room has no name of a file.
-            place = f" at {error.filename}" if error.filename else ""
-            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            told = f"too many open files{place}: the limit is {most}, which ulimit -n raises"
-            code = _report(program, told, EXIT_FAILURE)
-        elif error.filename:
-            code = _report(program, f"{error.filename}: {error.strerror}", EXIT_FAILURE)
-        else:
+        message = _system_error(error)
+        if message is None:
             raise
+        code = _report(program, message, EXIT_FAILURE)
     # The outcome stands: what another worker's end or a launcher sends from here on must not change it.
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
+
+
+def _system_error(error: OSError) -> str | None:
+    """One line for an error of the operating system; None for one that names no file (a bug of ours)."""
+    if error.errno in files.FULL_DISK:
+        return "no space left on the device" + (f" while writing {error.filename}" if error.filename else "")
+    if error.errno == errno.EMFILE:
+        # Memory mapping raises it without a file name.
+        place = f" at {error.filename}" if error.filename else ""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"too many open files{place}: the limit is {limit}, which ulimit -n raises"
+    return f"{error.filename}: {error.strerror}" if error.filename else None
 
 
 def _report(program: str, message: object, code: int) -> int:
@@ -260,11 +264,13 @@ def _build_parser(config_class: type, description: str) -> argparse.ArgumentPars
 def _add_flag(group, field: dataclasses.Field) -> None:
     kind = _value_type(field)
     metadata = field.metadata
-    help_text = metadata["help"].replace("%", "%%") + f" [{_default_text(field)}]".replace("%", "%%")
+    # argparse formats help texts with %.
+    meaning = metadata["help"].replace("%", "%%")
+    help_text = f"{meaning} [{_default_text(field)}]"
     name = field.name
     if metadata["positional"]:
         number = {"nargs": "+"} if kind == tuple[str, ...] else {"type": kind}
-        group.add_argument(name, help=metadata["help"].replace("%", "%%"), **number)
+        group.add_argument(name, help=meaning, **number)
     elif kind is bool:
         group.add_argument(
             f"--{name}", nargs="?", const=True, type=_parse_bool, metavar="True|False", help=help_text
@@ -316,9 +322,9 @@ def _parse_int(text: str) -> int:
     try:
         value = float(text)
     except ValueError:
-        value = float("nan")
+        value = math.nan
     # NVIDIA's scripts write some whole numbers as floats ("-1.0") or in powers of ten ("1e6").
-    if value != value or value in (float("inf"), float("-inf")) or value != int(value):
+    if not value.is_integer():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text) if text.lstrip("+-").isdigit() else int(value)
 

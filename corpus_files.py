@@ -432,29 +432,33 @@ class _FrameStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        while not self._text:
-            holds_text = self._most and self._frame is not None and not self._frame.needs_input
-            self._compressed = self._compressed or (
-                b"" if holds_text else self._stream.read(self._read_bytes)
-            )
-            if not (self._compressed or holds_text):
-                if self._frame is not None:
-                    raise EOFError("compressed file ended before the end of its last frame")
-                return 0
-            if self._frame is None and self._started and self._padding:
-                # Zeros may fill up a file, or the room between two frames.
-                self._compressed = self._compressed.lstrip(self._padding)
-                if not self._compressed:
-                    continue
-            self._frame = self._frame or self._new_frame()
-            self._started = True
-            self._text = memoryview(self._frame.decompress(self._compressed, *self._most))
-            self._compressed = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
+        while not self._text and self._advance():
+            pass
         count = min(len(buffer), len(self._text))
         buffer[:count], self._text = self._text[:count], self._text[count:]
         return count
+
+    def _advance(self) -> bool:
+        """Decompress one step further, which may give no text yet; False at the end of the file."""
+        frame_has_more = self._most and self._frame is not None and not self._frame.needs_input
+        if not self._compressed and not frame_has_more:
+            self._compressed = self._stream.read(self._read_bytes)
+            if not self._compressed:
+                if self._frame is not None:
+                    raise EOFError("compressed file ended before the end of its last frame")
+                return False
+        if self._frame is None and self._started and self._padding:
+            # Zeros may fill up a file, or the room between two frames.
+            self._compressed = self._compressed.lstrip(self._padding)
+            if not self._compressed:
+                return True
+        self._frame = self._frame or self._new_frame()
+        self._started = True
+        self._text = memoryview(self._frame.decompress(self._compressed, *self._most))
+        self._compressed = self._frame.unused_data
+        if self._frame.eof:
+            self._frame = None
+        return True
 
     def close(self) -> None:
         self._stream.close()

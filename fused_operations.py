@@ -47,7 +47,7 @@ def with_gradient(function: Callable) -> Callable:
         outputs, gradient = function(*inputs)
 
         def scoped_gradient(*upstream):
-            # A name that ends so is not put under the one that is open.
+            # A scope name that ends in / is absolute, not nested in the open scope.
             with tf.name_scope(f"{scope}/gradient/" if scope else "gradient"):
                 return gradient(*upstream)
 
@@ -58,12 +58,12 @@ def with_gradient(function: Callable) -> Callable:
 
 @chain
 def _after(upstream: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
-    """`small` itself, for what a gradient computes once more from it.
+    """`small` unchanged, but depending on `upstream`, for a gradient to recompute something from it.
 
-    From the very tensor of the forward pass it would be found to have been computed before, and be kept: by
-    TensorFlow's optimizer of graphs, and by XLA, which respects no control dependencies.
+    A recomputation from the forward pass's own tensor would be found to be a duplicate, and its first result
+    kept in memory: by TensorFlow's graph optimizer, and by XLA, which ignores control dependencies.
     """
-    # Not negative and at most 0, which neither of them sees through.
+    # A zero that neither optimizer can simplify away: at least 0 by abs, at most 0 by minimum.
     zero = tf.minimum(tf.abs(tf.cast(tf.reshape(upstream, [-1])[0], tf.float32)), 0.0)
     return small + tf.cast(zero, small.dtype)
 
@@ -109,12 +109,12 @@ def dropout(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor
 
     @with_gradient
     def dropped(inputs):
-        return _drop(inputs, seed, rate=rate), lambda upstream: _drop(upstream, seed, rate=rate)
+        return _dropout(inputs, seed, rate=rate), lambda upstream: _dropout(upstream, seed, rate=rate)
 
     return dropped(inputs)
 
 
-def _dropped(values: tf.Tensor, seed: tf.Tensor, rate: float) -> tf.Tensor:
+def _dropped_float32(values: tf.Tensor, seed: tf.Tensor, rate: float) -> tf.Tensor:
     if rate == 0:
         return values
     threshold = round(rate * 2**32)
@@ -144,8 +144,8 @@ def _uint32(value: int) -> tf.Tensor:
 
 
 @chain
-def _drop(values, seed, *, rate):
-    return tf.cast(_dropped(tf.cast(values, tf.float32), seed, rate), values.dtype)
+def _dropout(values, seed, *, rate):
+    return tf.cast(_dropped_float32(tf.cast(values, tf.float32), seed, rate), values.dtype)
 
 
 # ------------------------------------------------------------------------------------------------- gelu
@@ -255,7 +255,7 @@ def residual_layer_norm(
 
 @chain
 def _residual_layer_norm(products, bias, residual, gamma, beta, seed, *, epsilon, rate):
-    inputs = _dropped(tf.cast(products, tf.float32) + tf.cast(bias, tf.float32), seed, rate)
+    inputs = _dropped_float32(tf.cast(products, tf.float32) + tf.cast(bias, tf.float32), seed, rate)
     inputs += tf.cast(residual, tf.float32)
     centred = inputs - tf.reduce_mean(inputs, axis=1, keepdims=True)
     scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=1, keepdims=True) + epsilon)
@@ -270,7 +270,7 @@ def _residual_layer_norm_gradient(normal, scale, gamma, upstream, seed, *, rate)
     mean = tf.reduce_mean(of_normal, axis=1, keepdims=True)
     along = tf.reduce_mean(of_normal * normal, axis=1, keepdims=True)
     of_inputs = scale * (of_normal - mean - normal * along)
-    gradients = of_inputs, _dropped(of_inputs, seed, rate), upstream_32 * normal
+    gradients = of_inputs, _dropped_float32(of_inputs, seed, rate), upstream_32 * normal
     return tuple(tf.cast(value, upstream.dtype) for value in gradients)
 
 
@@ -308,11 +308,11 @@ def attention(
         scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32) + tf.cast(bias, tf.float32)
         weights = tf.cast(tf.nn.softmax(scores), query.dtype)
 
-        def dropped(seed):
+        def dropped_weights(seed):
             with tf.name_scope("dropout"):
-                return weights if seed is None else _drop(weights, seed, rate=rate)
+                return _dropout(weights, seed, rate=rate)
 
-        outputs = _merge_heads(tf.matmul(dropped(seed), value))
+        outputs = _merge_heads(tf.matmul(weights if seed is None else dropped_weights(seed), value))
         batch, heads, length, size = dimensions(query)
 
         def gradient(upstream):
@@ -320,16 +320,17 @@ def attention(
             shared = tf.transpose(tf.reduce_sum(by_head, axis=3, keepdims=True), [0, 2, 1, 3])
             upstream = tf.transpose(tf.reshape(upstream, [batch, length, heads, size]), [0, 2, 1, 3])
             of_weights = tf.matmul(upstream, value, transpose_b=True)
-            # Dropped again instead of kept: cheaper than a layer's largest tensor held until now.
-            again = None if seed is None else _after(upstream, seed)
-            if again is None:
-                of_scores = _softmax_gradient(weights, of_weights, shared)
+            if seed is None:
+                of_scores, dropped = _softmax_gradient(weights, of_weights, shared), weights
             else:
+                # Dropped again instead of kept: cheaper than a layer's largest tensor held until now.
+                again = _after(upstream, seed)
                 of_scores = _dropped_softmax_gradient(weights, of_weights, shared, again, rate=rate)
+                dropped = dropped_weights(again)
             return (
                 tf.matmul(of_scores, key),
                 tf.matmul(of_scores, query, transpose_a=True),
-                tf.matmul(dropped(again), upstream, transpose_a=True),
+                tf.matmul(dropped, upstream, transpose_a=True),
             )
 
         return outputs, gradient
@@ -349,7 +350,7 @@ def _softmax_gradient(weights, of_weights, shared):
 
 @chain
 def _dropped_softmax_gradient(weights, of_weights, shared, seed, *, rate):
-    of_weights = _dropped(tf.cast(of_weights, tf.float32), seed, rate)
+    of_weights = _dropped_float32(tf.cast(of_weights, tf.float32), seed, rate)
     return tf.cast(tf.cast(weights, tf.float32) * (of_weights - shared), weights.dtype)
 
 

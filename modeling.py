@@ -267,7 +267,7 @@ class Encoder(keras.layers.Layer):
             if self.recompute:
                 compute = tf.recompute_grad(compute)
             hidden = compute(hidden, attention_bias)
-        # Recomputing takes no slices, which a gather of some rows hands down.
+        # tf.recompute_grad takes no IndexedSlices, which a later gather of rows would pass back as gradient.
         return _with_dense_gradient(hidden) if self.recompute else hidden
 
 
@@ -378,8 +378,8 @@ class JointSpanHead(keras.layers.Layer):
         """
         # A product with [start; token] is the sum of two: each token's half is computed once for all starts.
         width = self._config.hidden_size
-        kernel = tf.cast(self.end_hidden.kernel.value, self.compute_dtype)
-        bias = tf.cast(self.end_hidden.bias.value, self.compute_dtype)
+        kernel = _cast_weight(self.end_hidden, self.end_hidden.kernel)
+        bias = _cast_weight(self.end_hidden, self.end_hidden.bias)
         of_starts = tf.matmul(start_states, kernel[:width]) + bias
         of_tokens = tf.matmul(hidden, kernel[width:])
         states = self._activation(of_starts[:, :, None] + of_tokens[:, None])

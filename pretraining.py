@@ -87,32 +87,32 @@ class PretrainingModel(keras.layers.Layer):
         total = _SumsOfEach(batch) if per_sequence else _SumsOfAll()
         with tf.name_scope("metrics"):
             sums = _count_sums(batch, total)
-        logits = probabilities = None
+        generator_logits = probabilities = None
         if self.masked_lm_head is not None:
-            logits = self._masked_lm_logits(batch, dropout_seed)
+            generator_logits = self._masked_lm_logits(batch, dropout_seed)
             with tf.name_scope("losses"):
                 targets = tf.reshape(batch["masked_lm_ids"], [-1])
-                losses, probabilities, predictions = softmax_losses(logits, targets)
+                pick_losses, probabilities, predictions = softmax_losses(generator_logits, targets)
                 weights = tf.reshape(batch["masked_lm_weights"], [-1])
-                pick_loss = tf.reduce_sum(weights * losses) / (normalizers["picks"] + _EPSILON)
+                pick_loss = tf.reduce_sum(weights * pick_losses) / (normalizers["picks"] + _EPSILON)
                 loss += self._config.gen_weight * pick_loss
             with tf.name_scope("metrics"):
-                sums |= _masked_lm_sums(batch, predictions, losses, weights, total)
+                sums |= _masked_lm_sums(batch, predictions, pick_losses, weights, total)
         if self.discriminator_head is not None:
             with tf.name_scope("sampling"):
-                samples = self._sample(batch, logits, probabilities)
+                samples = self._sample(batch, generator_logits, probabilities)
                 corrupted = _put_samples(batch, samples)
             hidden = self._encode(self.electra, corrupted, batch, dropout_seed)
             logits = self.discriminator_head(hidden)
             with tf.name_scope("losses"):
                 replaced = tf.reshape(tf.cast(corrupted != batch["input_ids"], tf.float32), [-1])
                 token_weights = tf.reshape(tf.cast(batch["input_mask"], tf.float32), [-1])
-                losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=replaced, logits=logits)
-                token_loss = tf.reduce_sum(token_weights * losses) / (normalizers["tokens"] + _EPSILON)
+                token_losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=replaced, logits=logits)
+                token_loss = tf.reduce_sum(token_weights * token_losses) / (normalizers["tokens"] + _EPSILON)
                 loss += self._config.disc_weight * token_loss
             with tf.name_scope("metrics"):
                 sums |= _sample_sums(batch, samples, total)
-                sums |= _discriminator_sums(logits, losses, replaced, token_weights, total)
+                sums |= _discriminator_sums(logits, token_losses, replaced, token_weights, total)
         return loss, sums
 
     def _masked_lm_logits(self, batch, dropout_seed) -> tf.Tensor:

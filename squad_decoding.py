@@ -165,12 +165,12 @@ def rank_answers(
     """
     if not windows or len(windows) != len(outputs):
         raise ValueError(f"{len(outputs)} outputs for {len(windows)} windows: one for each is needed")
-    pairs = list(zip(windows, outputs, strict=True))
     if rule.joint_head:
-        return _distinct(context, windows, [_joint_spans(*pair) for pair in pairs], rule)
+        return _distinct(context, windows, [_joint_spans(output) for output in outputs], rule)
 
     def plain(limit: int | None) -> list[Candidate]:
-        return _distinct(context, windows, [_plain_spans(*pair, limit) for pair in pairs], rule)
+        spans = [_plain_spans(*pair, limit) for pair in zip(windows, outputs, strict=True)]
+        return _distinct(context, windows, spans, rule)
 
     # A model that has learned little may put all its best starts behind all its best ends, or too far before
     # them; there is still an answer to give.
@@ -190,7 +190,7 @@ def _plain_spans(view: WindowView, output: PlainOutput, limit: int | None) -> _S
     return start, end, start_logits[start], end_logits[end]
 
 
-def _joint_spans(view: WindowView, output: JointOutput) -> _Spans:
+def _joint_spans(output: JointOutput) -> _Spans:
     """Every start of the beam with each of its own ends, context tokens or not."""
     shape = output.end_index.shape
     start = np.broadcast_to(output.start_index[:, None], shape).ravel()

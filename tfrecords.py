@@ -333,20 +333,23 @@ def scan_offsets(shard: str | Path) -> tuple[np.ndarray, str | None]:
 
     The second value says where the walk broke off, None at the file's end; the offsets are those up to there.
     """
-    size, offsets = Path(shard).stat().st_size, [0]
+    size, offsets, fault = Path(shard).stat().st_size, [0], None
     with open(shard, "rb") as stream:
-        while (start := offsets[-1]) < size:
+        while fault is None and (start := offsets[-1]) < size:
             stream.seek(start)
             header = stream.read(_HEADER_BYTES)
-            # Fewer bytes than a header's are the file's last.
-            length, checksum = _LENGTH_AND_CHECKSUM.unpack(header.ljust(_HEADER_BYTES))
-            is_cut_off = len(header) < _HEADER_BYTES
-            if not is_cut_off and (checksum != masked_crc32c(header[:8]) or length > _MAX_RECORD_BYTES):
-                return np.array(offsets, np.int64), f"no TFRecord at record {len(offsets) - 1}"
-            if is_cut_off or start + _FRAME_BYTES + length > size:
-                return np.array(offsets, np.int64), f"cut off in record {len(offsets) - 1}"
-            offsets.append(start + _FRAME_BYTES + length)
-    return np.array(offsets, np.int64), None
+            if len(header) < _HEADER_BYTES:
+                fault = "cut off in"
+                break
+            length, checksum = _LENGTH_AND_CHECKSUM.unpack(header)
+            end = start + _FRAME_BYTES + length
+            if checksum != masked_crc32c(header[:8]) or length > _MAX_RECORD_BYTES:
+                fault = "no TFRecord at"
+            elif end > size:
+                fault = "cut off in"
+            else:
+                offsets.append(end)
+    return np.array(offsets, np.int64), fault and f"{fault} record {len(offsets) - 1}"
 
 
 def write_array(path: str | Path, array: np.ndarray) -> None:

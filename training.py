@@ -142,10 +142,10 @@ class Engine:
         # gradients of the last micro-batch can travel while its others are computed.
         overlaps = workers.size > 1 and not jit_compile
         self._accumulates_all = bool(self._accumulators) and not overlaps
+        self._gradients, self._apply = self._compute_gradients, self._clip_and_apply
         if workers.size > 1 and jit_compile:
             # XLA cannot compile an exchange with other workers, so it gets what comes before and after.
-            self._gradients = tf.function(self._gradients, **options)
-            self._apply = tf.function(self._apply, **options)
+            self._gradients, self._apply = (tf.function(f, **options) for f in (self._gradients, self._apply))
             options = options | {"jit_compile": False}
         self._finish = tf.function(self._finish_update, **options)
         self._apply_sums = tf.function(self._apply_accumulated, **options)
@@ -190,10 +190,10 @@ class Engine:
             loss, norm, applied = self._apply_sums(scale, loss, rate)
         result = UpdateResult(float(loss), float(norm), bool(applied), sums)
         self.loss_scale.update(result.applied)
-        self._compare_with_first(time.monotonic() - started)
+        self._note_seconds(time.monotonic() - started)
         return result
 
-    def _compare_with_first(self, seconds: float) -> None:
+    def _note_seconds(self, seconds: float) -> None:
         if self._first_seconds is None:
             self._first_seconds = seconds
         elif self.trace_seconds is None:
@@ -228,7 +228,7 @@ class Engine:
         key = derive_key(self._seed, "dropout", update, micro_step, self._workers.rank)
         return np.array([key & 0x7FFFFFFF, key >> 33], np.int32)
 
-    def _gradients(self, batch, normalizers, seed, scale):
+    def _compute_gradients(self, batch, normalizers, seed, scale):
         with tf.GradientTape() as tape:
             loss, sums = self._loss_function(batch, normalizers, seed)
             scaled_loss = loss * scale
@@ -236,7 +236,7 @@ class Engine:
             gradients = tape.gradient(scaled_loss, list(self._variables.values()))
             # Embedding gradients come as slices; they are summed into the dense form once, here.
             dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        # Which loses the shape where the batch's is not known.
+        # That loses the static shape where a batch's length is not known while tracing.
         for gradient, variable in zip(dense, self._variables.values(), strict=True):
             gradient.set_shape(variable.shape)
         return loss, sums, dict(zip(self._variables, dense, strict=True))
@@ -271,7 +271,7 @@ class Engine:
             norm, applied = self._apply(gradients, loss, scale, learning_rate)
         return loss, norm, applied
 
-    def _apply(self, gradients, loss, scale, learning_rate):
+    def _clip_and_apply(self, gradients, loss, scale, learning_rate):
         # A sum of squares that is finite has only finite parts, so one number tells of any overflow.
         norm = tf.linalg.global_norm(list(gradients.values())) / scale
         applied = tf.math.is_finite(norm) & tf.math.is_finite(loss)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median_high
 
@@ -53,8 +53,8 @@ _LABELS = {
 }
 
 
-def _to_target_within(updates: float) -> dict[str, Figure]:
-    """Figures of `_to_target`; `updates` that two runs may differ by, at least those between evaluations."""
+def _target_figures(updates: float) -> dict[str, Figure]:
+    """Figures of `_first_at_target`; two runs may differ by `updates`, no less than between evaluations."""
     words = f"to a held-out masked-LM loss of {TARGET} of what word frequencies give"
     return {
         "updates_to_target": Figure(f"updates {words}", updates, 0),
@@ -109,7 +109,7 @@ def read_squad(folder: Path) -> SeedResult:
         inputs["weights_sha256"] = files.sha256_of_file(weights)
     if questions.is_file():
         lines = map(str.split, questions.read_text(encoding="utf-8").splitlines())
-        inputs |= {_input_of(name): checksum for checksum, name in lines}
+        inputs |= {_questions_input(name): checksum for checksum, name in lines}
     logs = _log_of("fine_tuning", folder)
     return SeedResult({name: float(scores[name]) for name in _ANSWERS}, inputs, logs=logs)
 
@@ -166,12 +166,12 @@ def read_pretraining(run_folder: Path) -> SeedResult:
     rates = [value for _, value in phase.points("training", "train_perf")]
     if rates:
         figures["sequences_per_second"] = median_high(rates)
-    figures |= _to_target(run)
+    figures |= _first_at_target(run)
     curve = run.points("held_out", keys["masked_lm_loss"])
-    return SeedResult(figures, _inputs_of(run), {_CURVE: curve}, _log_of("pre_training", run_folder))
+    return SeedResult(figures, _data_checksums(run), {_CURVE: curve}, _log_of("pre_training", run_folder))
 
 
-def _to_target(run: RunLog) -> dict[str, float]:
+def _first_at_target(run: RunLog) -> dict[str, float]:
     """Updates, over all phases, and minutes up to the first evaluation that reaches the target."""
     for before, phase in zip(run.phase_starts(), run.phases, strict=True):
         for update, loss in phase.points("held_out", "eval_masked_lm_loss_masked_only"):
@@ -190,7 +190,7 @@ def _run(run_folder: Path) -> RunLog:
         raise RunFailure(f"its figures cannot be read: {error}") from None
 
 
-def _inputs_of(run: RunLog) -> dict[str, str]:
+def _data_checksums(run: RunLog) -> dict[str, str]:
     """Checksums of the vocabulary and the text of the training shards, where these still are."""
     manifests = [manifest for _, manifest in run.manifests()]
     if not manifests:
@@ -231,82 +231,79 @@ def _sha256_of_json(content) -> str:
 # ------------------------------------------------------------------------------------------------ names
 
 
-def _of_quickstart(seed: int, folder: Path, work: Path) -> dict[str, str]:
+def _quickstart_environment(seed: int, folder: Path, work: Path) -> dict[str, str]:
     return {"SEED": str(seed), "QUICKSTART_DIR": str(folder)}
 
 
-def _of_squad(seed: int, folder: Path, work: Path) -> dict[str, str]:
+def _squad_environment(seed: int, folder: Path, work: Path) -> dict[str, str]:
     # The package's weights lie in the quickstart's folder, one for all seeds.
     return {"SEED": str(seed), "QUICKSTART_DIR": str(work / "weights"), "OUT_DIR": str(folder)}
 
 
 def difference_of_questions(environment: Mapping[str, str], inputs: Mapping[str, str]) -> str:
     """In what SQUAD_DIR differs from the questions of a record's inputs; "" where it does not."""
-    recorded = {name: inputs[name] for name in map(_input_of, xquad_split.PARTS) if name in inputs}
+    recorded = {name: inputs[name] for name in map(_questions_input, xquad_split.PARTS) if name in inputs}
     folder, found = environment.get("SQUAD_DIR"), {}
     if folder:
         try:
-            found = {_input_of(name): value for name, value in checksums(ROOT / folder).items()}
+            found = {_questions_input(name): value for name, value in checksums(ROOT / folder).items()}
         except UsageError as error:
             return str(error).replace("--data_dir", "SQUAD_DIR", 1)
     if found == recorded:
         return ""
     told = f"SQUAD_DIR {folder}: has not the recorded questions" if folder else "SQUAD_DIR is not set"
-    if recorded == {_input_of(name): part.sha256 for name, part in xquad_split.PARTS.items()}:
+    if recorded == {_questions_input(name): part.sha256 for name, part in xquad_split.PARTS.items()}:
         told += "; python data/xquad_split.py --output_dir FOLDER makes the recorded files"
     return told
 
 
-def _input_of(name: str) -> str:
+def _questions_input(name: str) -> str:
     """The name among a record's inputs of the questions of SQuAD's file `name`."""
     return f"{name.partition('-')[0]}_questions_sha256"
 
 
-def _of_pretraining(seed: int, folder: Path, work: Path) -> dict[str, str]:
+def _pretraining_environment(seed: int, folder: Path, work: Path) -> dict[str, str]:
     shared = {"CORPUS_DIR": os.environ.get("CORPUS_DIR") or str(work / "corpus")}
     return {"SEED": str(seed), "RESULTS_DIR": str(folder)} | shared
 
 
 _OF_TEXT = ("PRECISION", "VOCAB_SIZE", "MAX_SEQ_LENGTH")
 
+_SQUAD = NamedResult(
+    summary="scripts/quickstart_squad.sh from the package's weights: exact match and F1 on SQuAD 1.1",
+    command=("bash", "scripts/quickstart_squad.sh", "--init", "minilm"),
+    environment=_squad_environment,
+    read=read_squad,
+    figures=_ANSWERS | _SCRIPT,
+    settings=("PRECISION", "MAX_QUESTIONS"),
+    flags={"MAX_QUESTIONS": "--max_questions"},
+    input_difference=difference_of_questions,
+)
+
 RESULTS: dict[str, NamedResult] = {
     "quickstart": NamedResult(
         summary="scripts/quickstart.sh: held-out figures after both phases",
         command=("bash", "scripts/quickstart.sh"),
-        environment=_of_quickstart,
+        environment=_quickstart_environment,
         read=read_quickstart,
-        figures=_HELD_OUT | _to_target_within(60.0) | _COST | _SCRIPT,
+        figures=_HELD_OUT | _target_figures(60.0) | _COST | _SCRIPT,
         settings=("PRECISION",),
     ),
-    "squad": NamedResult(
-        summary="scripts/quickstart_squad.sh from the package's weights: exact match and F1 on SQuAD 1.1",
-        command=("bash", "scripts/quickstart_squad.sh", "--init", "minilm"),
-        environment=_of_squad,
-        read=read_squad,
-        figures=_ANSWERS | _SCRIPT,
-        settings=("PRECISION", "MAX_QUESTIONS"),
-        flags={"MAX_QUESTIONS": "--max_questions"},
-        input_difference=difference_of_questions,
-    ),
-    "squad_huggingface": NamedResult(
+    "squad": _SQUAD,
+    "squad_huggingface": replace(
+        _SQUAD,
         summary="the same by Hugging Face's model and PyTorch (scripts/huggingface_squad_scores.py)",
-        command=("bash", "scripts/quickstart_squad.sh", "--init", "minilm", "--huggingface"),
-        environment=_of_squad,
-        read=read_squad,
-        figures=_ANSWERS | _SCRIPT,
-        settings=("PRECISION", "MAX_QUESTIONS"),
-        flags={"MAX_QUESTIONS": "--max_questions"},
-        input_difference=difference_of_questions,
+        command=(*_SQUAD.command, "--huggingface"),
     ),
     "pretrain_small": NamedResult(
         summary="scripts/pretrain_small.sh: ELECTRA-small from random weights for hours, once resumed",
         command=("bash", "scripts/pretrain_small.sh"),
-        environment=_of_pretraining,
+        environment=_pretraining_environment,
         read=read_pretrain_small,
         figures=_HELD_OUT
         | _COST
         | _SCRIPT
-        | _to_target_within(500.0)
+        | _target_figures(500.0)
         | {
             "health_faults": Figure("rules on the run's health that find a fault", 0.5, 0),
             "starts": Figure("starts, the deliberate stop and resume included", None, 0),
@@ -318,9 +315,9 @@ RESULTS: dict[str, NamedResult] = {
     "ablation": NamedResult(
         summary="scripts/ablation.sh: mask shares, generator sizes, masked LM alone, on equal tokens",
         command=("bash", "scripts/ablation.sh"),
-        environment=_of_pretraining,
+        environment=_pretraining_environment,
         read=read_ablation,
-        figures=_HELD_OUT | _to_target_within(500.0) | _COST | _SCRIPT | _ANSWERS | _LABELS,
+        figures=_HELD_OUT | _target_figures(500.0) | _COST | _SCRIPT | _ANSWERS | _LABELS,
         settings=(
             *("INIT", "VARIANTS", "UPDATES", "BATCH", "LEARNING_RATE", "WARMUP", "EVAL_EVERY"),
             *("MAX_QUESTIONS", "GLUE_TASK", "FINE_TUNE_EPOCHS", *_OF_TEXT),

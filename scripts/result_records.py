@@ -110,20 +110,9 @@ def make(name: str, results: Mapping[str, SeedResult], provenance: Mapping[str, 
             different settings or data.
     """
     starts = [start for of_seed in provenance.values() for start in of_seed]
-    commits = {start["commit"] for start in starts}
-    if any(start["dirty"] for start in starts) or "" in commits:
-        raise UsageError(
-            f"--record {name}: a run was started from a dirty working tree, so no commit has its code; "
-            "commit, and run again"
-        )
-    if len(commits) != 1:
-        raise UsageError(
-            f"--record {name}: its runs were started at several commits: {', '.join(sorted(commits))}"
-        )
+    _require_one_code(name, starts)
     mean, spread = means(results)
     first = starts[0]
-    if any(start["versions"] != first["versions"] for start in starts):
-        raise UsageError(f"--record {name}: its runs were started with different versions of the packages")
     return {
         "name": name,
         "commit": first["commit"],
@@ -150,6 +139,22 @@ def make(name: str, results: Mapping[str, SeedResult], provenance: Mapping[str, 
         "mean": mean,
         "spread": spread,
     }
+
+
+def _require_one_code(name: str, starts: Sequence[Mapping]) -> None:
+    """See that all starts ran the code of one commit with the same packages."""
+    commits = {start["commit"] for start in starts}
+    if any(start["dirty"] for start in starts) or "" in commits:
+        raise UsageError(
+            f"--record {name}: a run was started from a dirty working tree, so no commit has its code; "
+            "commit, and run again"
+        )
+    if len(commits) != 1:
+        raise UsageError(
+            f"--record {name}: its runs were started at several commits: {', '.join(sorted(commits))}"
+        )
+    if any(start["versions"] != starts[0]["versions"] for start in starts):
+        raise UsageError(f"--record {name}: its runs were started with different versions of the packages")
 
 
 def shared_settings(provenance: Mapping[str, Sequence[Mapping]]) -> dict[str, str]:
