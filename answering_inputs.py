@@ -6,13 +6,12 @@ Found and checked from the flags without TensorFlow; question_answerer.py and sa
 from dataclasses import dataclass
 
 from command_line import UsageError
-from finetuning_inputs import load_model
-from pretrained_models import PretrainedModel
+from pretrained_models import PretrainedModel, load_model
 from squad_configuration import AnsweringConfig
 from squad_data import Question
 from squad_decoding import DecodingRule
 from squad_features import FeatureRule
-from squad_inputs import Head, choose_head, has_head
+from squad_heads import Head, choose_head, has_head
 from tokenization import Vocabulary, encodable
 
 _MAX_SEQ_LENGTH = 384

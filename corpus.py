@@ -29,8 +29,8 @@ from corpus_files import (
     printable,
 )
 from corpus_records import TextRecord, read_records
-from data.sentences import split_sentences
 from saved_datasets import entries_with_text
+from sentences import split_sentences
 
 _BLOCK_SIZE = 2_000_000
 # What a line takes in memory beside its characters; counted too, so that blocks of short lines are no larger.

@@ -47,21 +47,7 @@ def take_share(workers: Workers, affinity: str) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
 
 
-def set_up_training(config) -> None:
-    """Prepare TensorFlow, Keras and the chains of fused_operations.py for a run that trains.
-
-    Args:
-        config: the settings of any task; those of the device are read.
-    """
-    import fused_operations
-
-    _use_whole_vectors()
-    set_up_device(config.precision, deterministic=config.deterministic, seed=config.seed)
-    # An update that is compiled as a whole takes its chains in.
-    fused_operations.compile_chains(config.compile_chains and not config.xla)
-
-
-def _use_whole_vectors() -> None:
+def use_whole_vectors() -> None:
     """Have XLA use 512-bit vectors where the processor has them; by default it stays at 256.
 
     To be called before anything is compiled; a choice in the environment's XLA_FLAGS stands.

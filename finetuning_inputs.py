@@ -10,14 +10,14 @@ from pathlib import Path
 
 import checkpointing
 import weight_conversion
-from architecture import MODEL_SIZES, ElectraConfig
+from architecture import ElectraConfig
 from batching import BatchShape
 from checkpointing import Checkpoint
 from command_line import UsageError
 from configuration import global_batch_of_flags, keep_global_batch_size
 from finetuning_configuration import FineTuningConfig
-from pretrained_models import PretrainedModel, load_pretrained
-from tokenization import Vocabulary, load_vocabulary, options_path
+from pretrained_models import PretrainedModel, load_model
+from tokenization import Vocabulary, load_vocabulary
 from workers import Workers
 
 CHECKPOINT_PREFIX = "ckpt-"
@@ -50,40 +50,6 @@ def open_model(config: FineTuningConfig) -> PretrainedModel:
             f"({positions} rows)"
         )
     return dataclasses.replace(model, config=_with_dropout(model.config, config))
-
-
-def load_model(
-    electra_model: str, init_checkpoint: str = "", vocab_file: str = "", do_lower_case: bool | None = None
-) -> PretrainedModel:
-    """The weights that the flags name, with their vocabulary.
-
-    Raises:
-        UsageError: no such weights, no vocabulary, or not theirs.
-    """
-    if init_checkpoint:
-        model = load_pretrained(init_checkpoint, "init_checkpoint")
-    elif electra_model in MODEL_SIZES and not Path(electra_model).exists():
-        model = _random_model(electra_model, vocab_file)
-    else:
-        model = load_pretrained(electra_model, "electra_model")
-    vocabulary = model.vocabulary
-    if vocab_file:
-        vocabulary = load_vocabulary(vocab_file)
-    if vocabulary is None:
-        raise UsageError(f"--vocab_file: none given, and no vocabulary beside {model.source}")
-    if vocabulary.size != model.config.vocab_size:
-        raise UsageError(
-            f"--vocab_file {vocab_file}: {vocabulary.size} pieces; the word table of {model.source} has "
-            f"{model.config.vocab_size} rows"
-        )
-    if vocab_file and model.vocabulary is not None and model.vocabulary.sha256 != vocabulary.sha256:
-        raise UsageError(f"--vocab_file {vocab_file}: is not the vocabulary of {model.source}")
-    if vocab_file and model.vocabulary is not None and not options_path(vocab_file).exists():
-        # A copy of the pieces alone: how their text is normalised is known from the weights' folder.
-        vocabulary = model.vocabulary
-    if do_lower_case is not None:
-        vocabulary = dataclasses.replace(vocabulary, do_lower_case=do_lower_case)
-    return dataclasses.replace(model, vocabulary=vocabulary)
 
 
 def check_output_dir(config: FineTuningConfig) -> None:
@@ -212,14 +178,6 @@ def _normalisation(vocabulary: Vocabulary) -> dict[str, bool]:
     """What becomes of a text before it is split, by name."""
     lower, strip = vocabulary.do_lower_case, vocabulary.strip_accents
     return {"do_lower_case": lower, "strip_accents": lower if strip is None else strip}
-
-
-def _random_model(size: str, vocab_file: str) -> PretrainedModel:
-    if not vocab_file:
-        raise UsageError(f"--electra_model {size}: random weights need a --vocab_file")
-    vocabulary = load_vocabulary(vocab_file)
-    config = ElectraConfig(vocab_size=vocabulary.size, **MODEL_SIZES[size])
-    return PretrainedModel(f"{size} (random weights)", config, {}, vocabulary, {}, "electra_model")
 
 
 def _with_dropout(architecture: ElectraConfig, config: FineTuningConfig) -> ElectraConfig:

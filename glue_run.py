@@ -18,7 +18,6 @@ import files
 import weight_conversion
 from batching import BatchShape
 from classification import SequenceModel, TokenModel
-from device import set_up_training
 from electra_weights import CLASSIFIER
 from finetuned_card import ReadFile
 from finetuning_inputs import Start
@@ -32,7 +31,7 @@ from labelled_metrics import score, score_tags
 from length_batches import TrainingOrder, bucket_lengths
 from stop_signal import StopSignal
 from telemetry import GLUE_UNITS, duration
-from training_run import arrays
+from training_run import arrays, set_up_training
 from workers import Workers
 
 RESULTS = "results.json"

@@ -15,7 +15,7 @@ import checkpointing
 import electra_weights
 import google_checkpoints
 import huggingface_folders
-from architecture import ElectraConfig
+from architecture import MODEL_SIZES, ElectraConfig
 from checkpointing import CorruptCheckpoint
 from command_line import UsageError
 from electra_weights import CLASSIFIER, Tensors
@@ -82,6 +82,40 @@ def load_pretrained(name: str, flag: str) -> PretrainedModel:
         UsageError: nothing there, or not the weights of an ELECTRA or BERT, or damaged, or incomplete.
     """
     return load_networks(name, flag)[0]
+
+
+def load_model(
+    electra_model: str, init_checkpoint: str = "", vocab_file: str = "", do_lower_case: bool | None = None
+) -> PretrainedModel:
+    """The weights that the flags name, with their vocabulary.
+
+    Raises:
+        UsageError: no such weights, no vocabulary, or not theirs.
+    """
+    if init_checkpoint:
+        model = load_pretrained(init_checkpoint, "init_checkpoint")
+    elif electra_model in MODEL_SIZES and not Path(electra_model).exists():
+        model = _random_model(electra_model, vocab_file)
+    else:
+        model = load_pretrained(electra_model, "electra_model")
+    vocabulary = model.vocabulary
+    if vocab_file:
+        vocabulary = load_vocabulary(vocab_file)
+    if vocabulary is None:
+        raise UsageError(f"--vocab_file: none given, and no vocabulary beside {model.source}")
+    if vocabulary.size != model.config.vocab_size:
+        raise UsageError(
+            f"--vocab_file {vocab_file}: {vocabulary.size} pieces; the word table of {model.source} has "
+            f"{model.config.vocab_size} rows"
+        )
+    if vocab_file and model.vocabulary is not None and model.vocabulary.sha256 != vocabulary.sha256:
+        raise UsageError(f"--vocab_file {vocab_file}: is not the vocabulary of {model.source}")
+    if vocab_file and model.vocabulary is not None and not options_path(vocab_file).exists():
+        # A copy of the pieces alone: how their text is normalised is known from the weights' folder.
+        vocabulary = model.vocabulary
+    if do_lower_case is not None:
+        vocabulary = dataclasses.replace(vocabulary, do_lower_case=do_lower_case)
+    return dataclasses.replace(model, vocabulary=vocabulary)
 
 
 def load_networks(name: str, flag: str) -> list[PretrainedModel]:
@@ -151,6 +185,14 @@ def find_source(name: str, flag: str) -> Source:
     raise UsageError(
         f"--{flag} {name}: no such folder, TensorFlow checkpoint or name on the hub (owner/model)"
     )
+
+
+def _random_model(size: str, vocab_file: str) -> PretrainedModel:
+    if not vocab_file:
+        raise UsageError(f"--electra_model {size}: random weights need a --vocab_file")
+    vocabulary = load_vocabulary(vocab_file)
+    config = ElectraConfig(vocab_size=vocabulary.size, **MODEL_SIZES[size])
+    return PretrainedModel(f"{size} (random weights)", config, {}, vocabulary, {}, "electra_model")
 
 
 def _source_in(folder: Path, flag: str) -> Source:

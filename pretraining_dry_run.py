@@ -16,13 +16,14 @@ import tensorflow as tf
 import machine_ceiling
 from batching import UpdateData
 from configuration import PretrainingConfig
-from device import memory_named, set_up_training
+from device import memory_named
 from optimization import SCHEDULES
 from pretraining import PretrainingModel
 from pretraining_inputs import Inputs, Start, batch_arithmetic, batch_shape
 from pretraining_run import LESS_MEMORY, flops_of_batch, make_optimizer, training_data
 from telemetry import duration
 from training import Engine
+from training_run import set_up_training
 from workers import Workers
 
 _TIMED_UPDATES = 3

@@ -20,7 +20,7 @@ from bootstrap import add_to_groups, groups_of, intervals
 from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
 from configuration import PretrainingConfig, max_predictions
-from device import memory_named, set_up_training
+from device import memory_named
 from example_lengths import example_lengths
 from example_parsing import example_length
 from masking import MaskingRule, describe_masked
@@ -37,7 +37,7 @@ from pretraining_data import (
 )
 from pretraining_inputs import Inputs, Start, batch_arithmetic, batch_shape, meaning
 from stop_signal import StopSignal
-from training_run import TrainingRun, abridged, arrays
+from training_run import TrainingRun, abridged, arrays, set_up_training
 from workers import Workers
 
 # Every held-out evaluation masks this share, whatever the training does.

@@ -15,7 +15,7 @@ from question_answering import QuestionAnsweringModel
 from squad_data import Question
 from squad_decoding import Decoded
 from squad_features import build_features
-from squad_inputs import Head
+from squad_heads import Head
 from squad_prediction import Predictor
 
 _BLOCK_QUESTIONS = 256

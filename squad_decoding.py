@@ -1,7 +1,7 @@
 """What the heads say of a question's windows -> its n-best answers and the decision that it has none.
 
 An answer is always a piece of the original context, whitespace and case kept. NumPy and plain Python only.
-How windows are cut lives elsewhere, and how answers are scored against gold ones in squad_evaluation.py.
+How windows are cut lives elsewhere, and how answers are scored against gold ones in squad_scores.py.
 """
 
 from collections.abc import Sequence

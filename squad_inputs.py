@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import finetuning_inputs
-import squad_evaluation
+import squad_scores
 from command_line import UsageError
 from finetuning_inputs import Start
 from pretrained_models import PretrainedModel
 from squad_configuration import SquadConfig
 from squad_data import iterate_questions
 from squad_features import FeatureRule, Features, build_features, load_features
+from squad_heads import Head, choose_head, has_head
 from tokenization import Vocabulary
 from workers import Workers
 
-PLAIN_HEAD, JOINT_HEAD = "qa_outputs/", "squad_head/"
 # This task's settings that change what is being trained or the order of what it sees.
 _MEANING = (
     "joint_head",
@@ -32,19 +32,6 @@ _MEANING = (
     "max_query_length",
     "max_questions",
 )
-
-
-@dataclass(frozen=True)
-class Head:
-    """Which head answers: joint or plain, and the joint one's form."""
-
-    joint: bool
-    variant: str
-
-    @property
-    def prefix(self) -> str:
-        """What its weights' names begin with."""
-        return JOINT_HEAD if self.joint else PLAIN_HEAD
 
 
 @dataclass(frozen=True)
@@ -102,29 +89,11 @@ def open_inputs(config: SquadConfig) -> SquadInputs:
     )
 
 
-def choose_head(model: PretrainedModel, wanted: Head, *, keep: bool) -> Head:
-    """The head to build: with `keep` the one that the weights have, where they have one, else the wanted."""
-    if not keep:
-        return wanted
-    if any(name.startswith(JOINT_HEAD) for name in model.tensors):
-        # In XLNet's form alone is the end's hidden layer normalised.
-        is_xlnet = f"{JOINT_HEAD}end_hidden/LayerNorm/gamma" in model.tensors
-        return Head(True, "xlnet" if is_xlnet else "google")
-    if any(name.startswith(PLAIN_HEAD) for name in model.tensors):
-        return Head(False, wanted.variant)
-    return wanted
-
-
-def has_head(model: PretrainedModel, head: Head) -> bool:
-    """Whether the weights hold this head."""
-    return any(name.startswith(head.prefix) for name in model.tensors)
-
-
 def gold_articles(config: SquadConfig, asked: Collection[str]) -> list:
     """The articles of the predict file; with --max_questions only the questions of these ids in them."""
     path = Path(config.data_file("dev"))
     articles = json.loads(path.read_text(encoding="utf-8-sig"))["data"]
-    return squad_evaluation.only_answered(articles, asked) if config.max_questions else articles
+    return squad_scores.only_answered(articles, asked) if config.max_questions else articles
 
 
 def find_start(config: SquadConfig, inputs: SquadInputs, workers: Workers) -> Start:
@@ -167,7 +136,7 @@ def _check_golds(config: SquadConfig) -> None:
     questions = itertools.islice(iterate_questions(path, flag, version_2), config.max_questions or None)
     asked = {question.id for question in questions}
     try:
-        squad_evaluation.gold_answers(gold_articles(config, asked), version_2)
+        squad_scores.gold_answers(gold_articles(config, asked), version_2)
     except ValueError as error:
         raise UsageError(f"--{flag} {path}: --do_eval cannot score it: {error}") from None
 

@@ -8,11 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 import files
-import squad_evaluation
+import squad_scores
 import weight_conversion
 from batching import BatchShape
 from command_line import RunFailure
-from device import set_up_training
 from finetuned_card import ReadFile
 from finetuning_inputs import Start
 from finetuning_run import FineTuningRun
@@ -25,7 +24,7 @@ from squad_inputs import SquadInputs, gold_articles, meaning
 from squad_prediction import JsonObjectFile, Predictor
 from stop_signal import StopSignal
 from telemetry import SQUAD_UNITS, duration
-from training_run import arrays
+from training_run import arrays, set_up_training
 from workers import Workers
 
 PREDICTIONS, N_BEST, NULL_ODDS, RESULTS = (
@@ -208,7 +207,7 @@ class SquadRun(FineTuningRun):
         folder = Path(config.output_dir)
         predictions = files.read_json(folder / PREDICTIONS)
         try:
-            scores = squad_evaluation.evaluate(
+            scores = squad_scores.evaluate(
                 gold_articles(config, predictions),
                 predictions,
                 self._null_odds,

@@ -18,11 +18,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import checkpointing
+import fused_operations
 import machine_ceiling
 from batching import UpdateData
 from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
-from device import describe_environment, memory_named
+from device import describe_environment, memory_named, set_up_device, use_whole_vectors
 from optimization import Optimizer, Schedule
 from stall_watch import StallWatch
 from start_up import StartUp
@@ -31,6 +32,18 @@ from telemetry import UNITS, DllLog, Meter, TensorBoardLog, duration
 from tokenization import Vocabulary
 from training import Engine, Hooks, LoopPlan, UpdateResult, Window, run_loop
 from workers import Workers
+
+
+def set_up_training(config) -> None:
+    """Prepare TensorFlow, Keras and the chains of fused_operations.py for a run that trains.
+
+    Args:
+        config: the settings of any task; those of the device are read.
+    """
+    use_whole_vectors()
+    set_up_device(config.precision, deterministic=config.deterministic, seed=config.seed)
+    # An update that is compiled as a whole takes its chains in.
+    fused_operations.compile_chains(config.compile_chains and not config.xla)
 
 
 class TrainingRun(abc.ABC):

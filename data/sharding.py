@@ -21,10 +21,10 @@ from command_line import UsageError
 from data import deduplication, step_folder
 from data.documents import read_documents
 from data.executors import Backend
-from data.sentences import split_sentences
 from data.text_formatting import load_index
 from data.units import UNITS_FOLDER, Unit, read_records, run_units, weight_left
 from keyed_random import derive_key, draw_uniforms
+from sentences import split_sentences
 
 # Each shard begins to read at a frame of a megabyte, so that many tiny ones would take long.
 _SMALLEST_SHARD_BYTES = 250_000

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from data import wikitext
 from data.documents import Tally, TextDocument
-from data.sentences import split_sentences
 from data.wikipedia_dump import DumpPart, Page, plan, read_pages
+from sentences import split_sentences
 
 __all__ = ["DumpPart", "is_disambiguation", "plan", "read", "source_paths", "wikitext_to_text"]
 

@@ -5,7 +5,7 @@
 
 Defaults are those of configs/squad_quickstart.json. Their tokenizer's windows, grouped by length and padded
 to the longest of a batch; PyTorch's AdamW, clipped gradients, linear warm-up and decay; answers chosen and
-scored by squad_decoding.py and squad_evaluation.py, as ours. Writes predictions.json, eval_results.json and
+scored by squad_decoding.py and squad_scores.py, as ours. Writes predictions.json, eval_results.json and
 logs/dllogger.log, which run_report.py reads as a run's of ours; run again, it does it all again.
 """
 
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import huggingface_squad
 
 import files
-import squad_evaluation
+import squad_scores
 from command_line import option, parse, require, run_program
 from squad_data import Question, iterate_questions
 from squad_decoding import DecodingRule, PlainOutput, WindowView, decode
@@ -80,8 +80,8 @@ def main() -> int:
         started = time.monotonic()
         predictions = _answer(torch, tokenizer, model, asked["dev"])
         dataset = files.read_json(Path(config.data_dir) / "dev-v1.1.json")["data"]
-        scores = squad_evaluation.evaluate(
-            squad_evaluation.only_answered(dataset, predictions), predictions, None, version_2=False
+        scores = squad_scores.evaluate(
+            squad_scores.only_answered(dataset, predictions), predictions, None, version_2=False
         )
         log.log((), {"exact_match": scores["exact_match"], "F1": scores["f1"]})
         log.log((), {"e2e_inference_time": time.monotonic() - started})

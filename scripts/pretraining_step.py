@@ -17,7 +17,7 @@ from timed_steps import StepConfig, peak_resident_bytes, synthetic_batch, take_t
 
 from batching import UpdateData
 from command_line import parse, run_program
-from device import keep_freed_memory, set_up_training, take_share
+from device import keep_freed_memory, take_share
 from workers import Workers, find_workers
 
 _LEARNING_RATE = 1e-4
@@ -52,6 +52,7 @@ def make_step(settings: StepConfig, workers: Workers) -> Callable[[], None]:
     from optimization import AdamW
     from pretraining import PretrainingModel
     from training import Engine
+    from training_run import set_up_training
 
     config = settings.pretraining()
     set_up_training(config)

@@ -285,7 +285,7 @@ def test_beside_another_tensorflow_only_what_is_missing_is_installed(tmp_path):
 CHECKS = """set -eu
 test "$(id -u)" = 1234 && test "$PWD" = /workspace/electra && test "$HOME" = "$(cd && pwd)"
 touch .may_write "$HOME/.may_write"
-test "$DATA_PREP_WORKING_DIR" = /workspace/electra/data && test -f data/sentences.py
+test "$DATA_PREP_WORKING_DIR" = /workspace/electra/data && test -f sentences.py
 test -z "$(ls -A /var/lib/apt/lists)" && test ! -e tests && test ! -e .git
 export TF_CPP_MIN_LOG_LEVEL=2
 python start_workers.py --workers 2 -- python -c 'import keras, tensorflow, horovod.tensorflow as horovod

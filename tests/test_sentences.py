@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.sentences import split_sentences
+from sentences import split_sentences
 
 WIKITEXT = Path(__file__).parents[1].parent / "shared" / "data" / "wikipedia" / "wikitext-2-valid.txt"
 

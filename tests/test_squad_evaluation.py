@@ -7,7 +7,8 @@ import random
 import pytest
 
 from command_line import UsageError
-from squad_evaluation import evaluate, gold_answers, main, normalize, token_f1
+from squad_evaluation import main
+from squad_scores import evaluate, gold_answers, normalize, token_f1
 
 
 def dataset_of(questions: dict[str, list[str]]) -> list[dict]:

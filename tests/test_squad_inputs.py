@@ -14,10 +14,11 @@ from squad_questions import entry, write_squad
 
 import checkpointing
 from command_line import UsageError
-from finetuning_inputs import check_output_dir, load_model
-from pretrained_models import load_pretrained
+from finetuning_inputs import check_output_dir
+from pretrained_models import load_model, load_pretrained
 from squad_configuration import SquadConfig
-from squad_inputs import Head, SquadInputs, find_start, open_inputs
+from squad_heads import Head
+from squad_inputs import SquadInputs, find_start, open_inputs
 from workers import ALONE
 
 CONTEXT = "Ann met Bob, and Bob left."

@@ -22,8 +22,8 @@ from command_line import UsageError
 from corpus import Source, inspect_source
 from data import text_sources
 from data.documents import DocumentFile, Tally, TextDocument
-from data.sentences import split_sentences
 from data.text_sources import BY_BLANK_LINE, BY_FILE, plan, read
+from sentences import split_sentences
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,9 +8,9 @@ from wikipedia_cases import EXCERPT, article, dump_xml, page_xml
 
 from data.documents import Tally, TextDocument
 from data.markup_leftovers import KINDS, count_leftovers
-from data.sentences import split_sentences
 from data.wikipedia_dump import Page, read_pages
 from data.wikipedia_extraction import is_disambiguation, plan, read, wikitext_to_text
+from sentences import split_sentences
 
 # ------------------------------------------------------------------------------------------------- markup
 
