@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from command_line import UsageError, require
+from command_line import UsageError, require, require_at_least
 
 # Names and values as in Hugging Face's config.json, so that exports need no translation.
 MODEL_SIZES = {
@@ -56,10 +56,8 @@ class ElectraConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        for name in ("embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("intermediate_size", "max_position_embeddings", "vocab_size"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require_at_least(1, self, "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+        require_at_least(1, self, "intermediate_size", "max_position_embeddings", "vocab_size")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "must be in [0, 1)")
         require(

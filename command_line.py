@@ -1,7 +1,8 @@
 """Dataclass fields as command-line flags, and the way every program ends.
 
-A program describes its settings as one dataclass in configuration.py. From it come the flags, their
-defaults, `--help`, the keys of a `--config` file and the table in the README: a default is written once.
+A program describes its settings as one dataclass (configuration.py and its neighbours). From it come the
+flags, their defaults, `--help`, the keys of a `--config` file and the table in the README: a default is
+written once.
 `run_program` turns a user's mistake into one line and exit code 2, and an interrupt into 130 or 143.
 """
 
@@ -88,6 +89,19 @@ def require(condition: bool, name: str, value: object, why: str) -> None:
     """Stop with the one line `--name value: why` unless the condition holds."""
     if not condition:
         raise UsageError(f"--{name} {value}: {why}")
+
+
+def require_at_least(least: int, config: object, *names: str) -> None:
+    """Stop unless each of these settings is at least `least`."""
+    why = f"must be at least {least}" if least else "must not be negative"
+    for name in names:
+        require(getattr(config, name) >= least, name, getattr(config, name), why)
+
+
+def abridged(names: Sequence[str], most: int = 8) -> str:
+    """Names in one line, the first of them where there are many."""
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def without_none(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Every setting of every program: one dataclass field = one flag = one documented default.
+"""Settings of run_pretraining.py and start_workers.py: one field = one flag = one documented default.
 
 Nothing here imports TensorFlow, so `--help` and a wrong flag answer at once.
 """
@@ -7,7 +7,7 @@ import math
 from dataclasses import MISSING, dataclass
 
 from architecture import MODEL_SIZES, ElectraConfig
-from command_line import option, require
+from command_line import option, require, require_at_least
 
 
 @dataclass
@@ -244,13 +244,8 @@ class PretrainingConfig:
         if self.amp:
             require(self.precision in ("tf32", "amp"), "precision", self.precision, "contradicts --amp")
             self.precision = "amp"
-        require(
-            self.check_replicas_steps >= 0,
-            "check_replicas_steps",
-            self.check_replicas_steps,
-            "must not be negative",
-        )
-        require(self.stall_timeout >= 1, "stall_timeout", self.stall_timeout, "must be at least 1")
+        require_at_least(0, self, "check_replicas_steps")
+        require_at_least(1, self, "stall_timeout")
         if self.load_weights:
             folder = self.weights_dir or f"{self.model_dir}/weights"
             # A run's pretrain_config.json holds both.
@@ -332,23 +327,17 @@ class PretrainingConfig:
     def _check_run(self):
         name_is_plain = self.model_name not in ("", ".", "..") and "/" not in self.model_name
         require(name_is_plain, "model_name", self.model_name, "must be a plain folder name")
-        for name in (
-            "log_freq",
-            "save_checkpoints_steps",
-            "max_seq_length",
-            "shuffle_block_size",
-            "eval_batch_size",
-        ):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("eval_steps", "eval_every_steps", "keep_checkpoint_max", "show_update"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require_at_least(
+            1, self, "log_freq", "save_checkpoints_steps", "shuffle_block_size", "eval_batch_size"
+        )
+        require_at_least(8, self, "max_seq_length")
+        require_at_least(0, self, "eval_steps", "eval_every_steps", "keep_checkpoint_max", "show_update")
         require(
             self.max_seq_length <= self.max_position_embeddings,
             "max_seq_length",
             self.max_seq_length,
             f"is longer than the position table (--max_position_embeddings {self.max_position_embeddings})",
         )
-        require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
         for name in ("do_eval_only", "eval_every_steps"):
             needed = bool(getattr(self, name))
             require(
@@ -367,12 +356,8 @@ class PretrainingConfig:
         self.skipped_ranges()
 
     def _check_batch_and_schedule(self):
-        for name in ("train_batch_size", "gradient_accumulation_steps", "num_train_steps"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        require(
-            self.global_batch_size >= 0, "global_batch_size", self.global_batch_size, "must not be negative"
-        )
-        require(self.num_warmup_steps >= 0, "num_warmup_steps", self.num_warmup_steps, "must not be negative")
+        require_at_least(1, self, "train_batch_size", "gradient_accumulation_steps", "num_train_steps")
+        require_at_least(0, self, "global_batch_size", "num_warmup_steps")
         require(
             self.num_warmup_steps < self.num_train_steps,
             "num_warmup_steps",
@@ -430,7 +415,7 @@ class StartWorkersConfig:
 
     def __post_init__(self):
         least = 0 if self.hosts else 1
-        require(self.workers >= least, "workers", self.workers, f"must be at least {least}")
+        require_at_least(least, self, "workers")
 
 
 def accumulation_steps(

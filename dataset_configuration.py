@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING, dataclass
 
-from command_line import option, require
+from command_line import option, require, require_at_least
 
 _CORPUS_HELP = (
     "folder tree of .txt and .jsonl files, plain or with .gz, .bz2, .zst or .xz, of .parquet and .arrow "
@@ -44,9 +44,8 @@ class DatasetConfig:
     )
 
     def __post_init__(self):
-        for name in ("num_out_files", "num_processes"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
+        require_at_least(1, self, "num_out_files", "num_processes")
+        require_at_least(8, self, "max_seq_length")
         require(
             0.0 <= self.held_out_fraction < 1.0,
             "held_out_fraction",
@@ -98,8 +97,8 @@ class VocabularyConfig:
 
     def __post_init__(self):
         # The special pieces, and a character with its form inside a word.
-        require(self.vocab_size >= 7, "vocab_size", self.vocab_size, "must be at least 7")
-        require(self.min_frequency >= 1, "min_frequency", self.min_frequency, "must be at least 1")
+        require_at_least(7, self, "vocab_size")
+        require_at_least(1, self, "min_frequency")
         require(
             0.0 <= self.held_out_fraction < 1.0,
             "held_out_fraction",

@@ -96,12 +96,6 @@ def from_huggingface(tensors: Mapping[str, np.ndarray]) -> Tensors:
 # -------------------------------------------------------------------------------------------- networks
 
 
-def discriminator_network(model: Mapping[str, np.ndarray]) -> Tensors:
-    """The discriminator of a joint model: its encoder, and its head where it has one."""
-    prefixes = ("electra/", DISCRIMINATOR_HEAD)
-    return {name: tensor for name, tensor in model.items() if name.startswith(prefixes)}
-
-
 def generator_network(model: Mapping[str, np.ndarray]) -> Tensors:
     """The masked language model of a joint model, by the names of a network by itself.
 

@@ -7,7 +7,7 @@ default. Nothing here imports TensorFlow.
 import math
 from dataclasses import MISSING, dataclass
 
-from command_line import option, require, without_none
+from command_line import option, require, require_at_least, without_none
 from configuration import accumulation_steps
 from conversion_configuration import check_license, license_option
 
@@ -151,17 +151,17 @@ class FineTuningConfig:
             self.precision = "amp"
         self.init_checkpoint = without_none(self.init_checkpoint)
         self.vocab_file = without_none(self.vocab_file)
-        for name in (
+        require_at_least(
+            1,
+            self,
             "train_batch_size",
             "predict_batch_size",
             "gradient_accumulation_steps",
             "save_checkpoints_steps",
             "log_freq",
             "stall_timeout",
-        ):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("global_batch_size", "keep_checkpoint_max", "check_replicas_steps"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        )
+        require_at_least(0, self, "global_batch_size", "keep_checkpoint_max", "check_replicas_steps")
         for name in ("learning_rate", "weight_decay_rate", "num_train_epochs"):
             value = getattr(self, name)
             given = value is None or (math.isfinite(value) and value >= 0)

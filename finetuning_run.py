@@ -17,7 +17,7 @@ import files
 import finetuned_card
 import weight_conversion
 from batching import BatchShape, UpdateData
-from command_line import UsageError
+from command_line import UsageError, abridged
 from finetuned_card import FineTuned, ReadFile
 from finetuning_configuration import FineTuningConfig
 from finetuning_inputs import CHECKPOINT_PREFIX, Start, batch_shape
@@ -26,7 +26,7 @@ from model_flops import encoder_flops
 from optimization import AdamW, layerwise_multipliers, polynomial_decay_after_warmup
 from pretrained_models import PretrainedModel, assign_weights
 from stop_signal import StopSignal
-from training_run import TrainingRun, abridged, arrays
+from training_run import TrainingRun, arrays
 from workers import Workers
 
 # Of the settings, those that a model card lists; a task adds its own.

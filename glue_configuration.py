@@ -6,7 +6,7 @@ Nothing here imports TensorFlow, so `--help` and a wrong flag answer at once.
 import dataclasses
 from dataclasses import dataclass
 
-from command_line import option, require
+from command_line import option, require, require_at_least
 from finetuning_configuration import FineTuningConfig
 
 TASK_TYPES = ("classification", "regression", "tagging")
@@ -99,7 +99,7 @@ class GlueConfig(FineTuningConfig):
             True,
             "needs --do_eval",
         )
-        require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
+        require_at_least(8, self, "max_seq_length")
         if self.task_type:
             wanted = {"train": self.do_train, "eval": self.do_eval, "test": self.do_predict}
             for name, is_wanted in wanted.items():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import finetuning_inputs
-from command_line import UsageError
+from command_line import UsageError, abridged
 from electra_weights import CLASSIFIER, SEQUENCE_HEAD, TOKEN_HEAD
 from finetuning_inputs import Start
 from glue_configuration import GlueConfig
@@ -201,7 +201,7 @@ def _files(config: GlueConfig, glue_task: GlueTask | None, which: str) -> list[D
     if glue_task is not None:
         file = given_file(glue_task, path, flag)
         return [dataclasses.replace(file, columns=_with_flags(file.columns, config))]
-    is_tagging = config.task_type == "tagging"
+    is_tagging = config.task_type == TAGGING
     columns = _with_flags(Columns("" if is_tagging else "text", label="" if is_tagging else "label"), config)
     return [DataFile((path,), flag, columns)]
 
@@ -335,12 +335,16 @@ def _features(
         return build_tagged_features(
             sentences, model.vocabulary, length, label_of, source=source, hide_progress=hide
         )
+    if task.kind == REGRESSION:
+        label_of, dtype = _real_numbers(task, file, labelled), np.float64
+    else:
+        label_of, dtype = _label_numbers(task, file, labelled), np.int32
     return build_features(
         _examples(file, labelled),
         model.vocabulary,
         length,
-        (_real_numbers if task.kind == REGRESSION else _label_numbers)(task, file, labelled),
-        dtype=np.float64 if task.kind == REGRESSION else np.int32,
+        label_of,
+        dtype=dtype,
         source=source,
         both_orders=which == "train" and task.both_orders and config.both_orders,
         hide_progress=hide,
@@ -380,7 +384,7 @@ def _label_numbers(task: Task, file: DataFile, labelled: bool) -> Callable[[Exam
             return NO_LABEL
         raise UsageError(
             f"--{file.flag} {file.paths[0]}, line {example.line}: the label {example.label!r} is none of "
-            f"{_shortened(task.labels)}"
+            f"{abridged(task.labels, 12)}"
         )
 
     return number
@@ -417,16 +421,11 @@ def _tag_numbers(task: Task, file: DataFile, labelled: bool) -> Callable[[Senten
         if tag not in numbers and labelled:
             raise UsageError(
                 f"--{file.flag} {file.paths[0]}, in the sentence of line {sentence.line}: the tag {tag!r} is "
-                f"none of {_shortened(task.labels)}"
+                f"none of {abridged(task.labels, 12)}"
             )
         return numbers.get(tag, NO_LABEL)
 
     return number
-
-
-def _shortened(labels: tuple[str, ...], most: int = 12) -> str:
-    more = f", … ({len(labels)} in all)" if len(labels) > most else ""
-    return ", ".join(labels[:most]) + more
 
 
 def _fingerprint(parts: list[LabelledFeatures]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING, dataclass
 
-from command_line import option, require
+from command_line import option, require, require_at_least
 
 ACTIONS = ("download", "text_formatting", "sharding", "create_tfrecord_files")
 LEAST_MEMORY_GB = 0.3
@@ -95,11 +95,9 @@ class PreparationConfig:
     )
 
     def __post_init__(self):
-        for name in ("n_training_shards", "n_test_shards"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
-        for name in ("n_processes", "tolerate"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require_at_least(1, self, "n_training_shards", "n_test_shards")
+        require_at_least(8, self, "max_seq_length")
+        require_at_least(0, self, "n_processes", "tolerate")
         require(
             self.max_memory_gb == 0 or self.max_memory_gb >= LEAST_MEMORY_GB,
             "max_memory_gb",

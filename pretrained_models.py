@@ -129,8 +129,9 @@ def load_networks(name: str, flag: str) -> list[PretrainedModel]:
         return [network for path in _pair(source.path) for network in _read_folder(path, str(path), flag)]
     if source.kind == "hub":
         return list(_read_folder(_download(name, flag), name, flag))
-    readers = {"folder": _read_folder, "run": _read_run, "google": _read_google}
-    return list(readers[source.kind](source.path, name, flag))
+    if source.kind == "folder":
+        return list(_read_folder(source.path, name, flag))
+    return list({"run": _read_run, "google": _read_google}[source.kind](source.path, flag))
 
 
 def assign_weights(
@@ -245,7 +246,7 @@ def _without_foreign_head(network: PretrainedModel) -> PretrainedModel:
     )
 
 
-def _read_run(path: Path, name: str, flag: str) -> Iterator[PretrainedModel]:
+def _read_run(path: Path, flag: str) -> Iterator[PretrainedModel]:
     try:
         checkpoint = checkpointing.load(path)
     except CorruptCheckpoint as error:
@@ -261,7 +262,7 @@ def _read_run(path: Path, name: str, flag: str) -> Iterator[PretrainedModel]:
         yield _checked(PretrainedModel(str(path), config, tensors, vocabulary, {}, flag))
 
 
-def _read_google(prefix: Path, name: str, flag: str) -> Iterator[PretrainedModel]:
+def _read_google(prefix: Path, flag: str) -> Iterator[PretrainedModel]:
     model = google_checkpoints.read_checkpoint(prefix, flag)
     vocabulary = _vocabulary_in(prefix.parent, flag)
     for tensors in _networks(model).values():

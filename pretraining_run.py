@@ -18,7 +18,7 @@ import weight_conversion
 from batching import ExampleOrder, UpdateData
 from bootstrap import add_to_groups, groups_of, intervals
 from checkpointing import Checkpoint
-from command_line import RunFailure, UsageError
+from command_line import RunFailure, UsageError, abridged
 from configuration import PretrainingConfig, max_predictions
 from device import memory_named
 from example_lengths import example_lengths
@@ -37,7 +37,7 @@ from pretraining_data import (
 )
 from pretraining_inputs import Inputs, Start, batch_arithmetic, batch_shape, meaning
 from stop_signal import StopSignal
-from training_run import TrainingRun, abridged, arrays, set_up_training
+from training_run import TrainingRun, arrays, set_up_training
 from workers import Workers
 
 # Every held-out evaluation masks this share, whatever the training does.

@@ -130,7 +130,7 @@ class ServingModel(tf.Module):
         query_length = tf.gather(query_lengths, question)
         # Columns beside the row of places: token p of the window stands at place p.
         begin, end = (query_length + 2)[:, None], (query_length + 2 + count)[:, None]
-        # Of no windows at all the longest is shorter than nothing.
+        # Without any window reduce_max gives the lowest int32.
         place = tf.range(tf.maximum(0, tf.reduce_max(end)) + 1)[None]
         is_query = (place >= 1) & (place < begin - 1)
         is_context = (place >= begin) & (place < end)
@@ -153,6 +153,7 @@ class ServingModel(tf.Module):
         }
         left = place - begin
         nearest = tf.minimum(left, count[:, None] - 1 - left)
+        # BERT's measure in hundredths, as in sliding_windows.shown_best.
         is_best = _is_first_best(100 * nearest + count[:, None], token, is_context, tf.size(contexts.values))
         return _Windows(question, batch, is_context, is_best, token)
 
@@ -295,7 +296,7 @@ def window_places(rule: FeatureRule, query_lengths: tf.Tensor, context_lengths: 
 
 
 def _ids_at(texts: tf.RaggedTensor, tokens: tf.Tensor) -> tf.Tensor:
-    # One more, so that there is a first even where there is none.
+    # One entry of padding: index 0 must exist even where there are no tokens.
     return tf.gather(tf.pad(texts.values, [[0, 1]]), tokens)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from dataclasses import MISSING, dataclass
 
-from command_line import option, require, without_none
+from command_line import option, require, require_at_least, without_none
 from finetuning_configuration import FineTuningConfig
 
 
@@ -130,9 +130,8 @@ class SquadConfig(FineTuningConfig):
             True,
             "needs --do_predict or --do_eval",
         )
-        for name in ("max_answer_length", "n_best_size", "beam_size"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        require(self.max_questions >= 0, "max_questions", self.max_questions, "must not be negative")
+        require_at_least(1, self, "max_answer_length", "n_best_size", "beam_size")
+        require_at_least(0, self, "max_questions")
         for name in ("null_score_diff_threshold", "joint_head_null_threshold"):
             threshold = getattr(self, name)
             require(threshold is None or not math.isnan(threshold), name, threshold, "must be a number")
@@ -215,8 +214,7 @@ class AnsweringConfig:
 
     def __post_init__(self):
         self.init_checkpoint = without_none(self.init_checkpoint)
-        for name in ("max_answer_length", "n_best_size", "beam_size"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require_at_least(1, self, "max_answer_length", "n_best_size", "beam_size")
         threshold = self.null_score_diff_threshold
         require(not math.isnan(threshold), "null_score_diff_threshold", threshold, "must be a number")
 
@@ -273,7 +271,7 @@ class InferenceConfig(AnsweringConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
+        require_at_least(1, self, "batch_size")
         require(not (self.question and self.input), "input", self.input, "and --question exclude each other")
         require(
             not (self.context and self.context_file),
@@ -286,8 +284,7 @@ class InferenceConfig(AnsweringConfig):
         require(
             has_context or not self.question, "question", self.question, "needs --context or --context_file"
         )
-        for name in ("alternatives", "max_characters"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require_at_least(1, self, "alternatives", "max_characters")
         require(0 <= self.port < 65536, "port", self.port, "must be between 0 and 65535")
         if self.serve:
             for name in ("question", "input", "json"):
@@ -329,4 +326,4 @@ class SavedModelConfig(AnsweringConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
+        require_at_least(1, self, "batch_size")

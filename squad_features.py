@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import files
 from array_folder import ArrayFolder, ArrayWriters
-from command_line import UsageError, require
+from command_line import UsageError, require, require_at_least
 from sliding_windows import shown_best, window_places
 from squad_data import FAULT_NO_TOKEN, FAULTS, NO_FAULT, Question, answer_fault, iterate_questions
 from tokenization import Vocabulary, build_tokenizer
@@ -85,7 +85,7 @@ class FeatureRule:
 
     def __post_init__(self):
         require(self.doc_stride >= 1, "doc_stride", self.doc_stride, "windows would make no progress")
-        require(self.max_query_length >= 1, "max_query_length", self.max_query_length, "must be at least 1")
+        require_at_least(1, self, "max_query_length")
         require(
             self.max_query_length + 3 < self.max_seq_length,
             "max_query_length",

@@ -56,6 +56,15 @@ class TrainingRun(abc.ABC):
         checkpoint_prefix: what the names of this run's checkpoints begin with.
     """
 
+    # NVIDIA's key of the loss that is trained on.
+    _loss_key = "total_loss"
+    _units = UNITS
+    # Whether batches differ in length, and the name of the flag that sends gradients as float16.
+    _lengths_vary = False
+    _float16_flag = "fp16_compression"
+    # What takes less memory, for the message where a device's is full.
+    _smaller = "a smaller --train_batch_size with more --gradient_accumulation_steps"
+
     def __init__(
         self,
         config,
@@ -92,15 +101,6 @@ class TrainingRun(abc.ABC):
         )
         self._dll, self._tensorboard = self._open_logs()
         self._dll.declare_units()
-
-    # NVIDIA's key of the loss that is trained on.
-    _loss_key = "total_loss"
-    _units = UNITS
-    # Whether batches differ in length, and the name of the flag that sends gradients as float16.
-    _lengths_vary = False
-    _float16_flag = "fp16_compression"
-    # What takes less memory, for the message where a device's is full.
-    _smaller = "a smaller --train_batch_size with more --gradient_accumulation_steps"
 
     # ------------------------------------------------------------------------------------- of the task
 
@@ -324,9 +324,3 @@ class TrainingRun(abc.ABC):
 def arrays(tensors: dict) -> dict[str, np.ndarray]:
     """Tensors or variables by name as NumPy arrays."""
     return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def abridged(names: list[str], most: int = 8) -> str:
-    """Names in one line, the first of them where there are many."""
-    more = f", … ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import files
 import tfrecords
-from command_line import RunFailure, UsageError, option, parse, require, run_program
+from command_line import RunFailure, UsageError, option, parse, require, require_at_least, run_program
 from configuration import PretrainingConfig, max_predictions
 from data import data_card
 from data.shard_inspection import ExampleForm, ShardFindings, inspect_shard
@@ -58,8 +58,8 @@ class InspectionConfig:
     )
 
     def __post_init__(self):
-        require(self.num_processes >= 1, "num_processes", self.num_processes, "must be at least 1")
-        require(self.examples >= 0, "examples", self.examples, "must not be negative")
+        require_at_least(1, self, "num_processes")
+        require_at_least(0, self, "examples")
         require(0.0 < self.mask_prob < 1.0, "mask_prob", self.mask_prob, "must be in (0, 1)")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 # Run by its path, Python looks for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from command_line import UsageError, option, parse, require, run_program
+from command_line import UsageError, option, parse, require, require_at_least, run_program
 from data import wikipedia_extraction
 from data.documents import Tally
 from data.markup_leftovers import KINDS, count_leftovers
@@ -36,7 +36,7 @@ class ComparisonConfig:
 
     def __post_init__(self):
         require(Path(self.other).is_dir(), "other", self.other, "no such folder")
-        require(self.pages >= 0, "pages", self.pages, "must not be negative")
+        require_at_least(0, self, "pages")
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from plain_wordpiece import PlainTokenizer
 import example_builder
 import tfrecords
 from batching import BatchShape, ExampleOrder
-from command_line import RunFailure, UsageError, option, parse, require, run_program
+from command_line import RunFailure, UsageError, option, parse, require_at_least, run_program
 from configuration import PretrainingConfig, max_predictions
 from corpus import read_blocks
 from data import wikipedia_extraction
@@ -69,11 +69,10 @@ class SpeedConfig:
     )
 
     def __post_init__(self):
-        require(self.max_seq_length >= 8, "max_seq_length", self.max_seq_length, "must be at least 8")
-        require(self.rounds >= 1, "rounds", self.rounds, "must be at least 1")
-        for name in ("megabytes", "reader_batch"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        require(self.n_processes >= 1, "n_processes", self.n_processes, "must be at least 1")
+        require_at_least(8, self, "max_seq_length")
+        require_at_least(1, self, "rounds")
+        require_at_least(0, self, "megabytes", "reader_batch")
+        require_at_least(1, self, "n_processes")
         if self.dump and not os.path.isfile(self.dump):
             raise UsageError(f"--dump {self.dump}: no such file")
         sizes = [size.strip() for size in (self.chain_megabytes or "1").split(",")]

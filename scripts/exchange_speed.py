@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from timed_steps import StepConfig
 
-from command_line import UsageError, option, parse, require, run_program
+from command_line import UsageError, option, parse, require_at_least, run_program
 from device import take_share
 from workers import find_workers
 
@@ -33,8 +33,7 @@ class ExchangeConfig:
     rounds: int = option(20, "exchanges that are timed, of each kind", group="exchange")
 
     def __post_init__(self):
-        for name in ("vocab_size", "rounds"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require_at_least(1, self, "vocab_size", "rounds")
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ import huggingface_squad
 
 import files
 import squad_scores
-from command_line import option, parse, require, run_program
+from command_line import option, parse, require, require_at_least, run_program
 from squad_data import Question, iterate_questions
 from squad_decoding import DecodingRule, PlainOutput, WindowView, decode
 from telemetry import SQUAD_UNITS, DllLog, Meter
@@ -60,8 +60,8 @@ class ScoresConfig:
     )
 
     def __post_init__(self):
-        require(self.max_questions >= 0, "max_questions", self.max_questions, "must not be negative")
-        require(self.train_batch_size >= 1, "train_batch_size", self.train_batch_size, "must be at least 1")
+        require_at_least(0, self, "max_questions")
+        require_at_least(1, self, "train_batch_size")
         for name in ("num_train_epochs", "learning_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
 

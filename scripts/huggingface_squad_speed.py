@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import huggingface_squad
 
-from command_line import UsageError, option, parse, require, run_program
+from command_line import UsageError, option, parse, require_at_least, run_program
 from squad_data import iterate_questions
 
 _LENGTH, _OVERLAP = 384, 128
@@ -42,8 +42,7 @@ class SpeedConfig:
     max_steps: int = option(200, "most batches that are timed", group="speed")
 
     def __post_init__(self):
-        for name in ("batch_size", "max_steps"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require_at_least(1, self, "batch_size", "max_steps")
 
 
 def main() -> int:

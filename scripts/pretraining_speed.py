@@ -28,7 +28,7 @@ from timed_steps import PRECISIONS, ROOT, Contender, StepConfig
 import files
 import machine_ceiling
 from architecture import MODEL_SIZES
-from command_line import RunFailure, UsageError, option, parse, require, run_program
+from command_line import RunFailure, UsageError, option, parse, require, require_at_least, run_program
 from model_flops import pretraining_flops
 
 _FIRST_PHASE_LENGTH = 128
@@ -78,15 +78,16 @@ class SpeedConfig:
     generator_hidden_size: float | None = option(None, "instead of the recipe's", group="sizes")
 
     def __post_init__(self):
-        for name in (
+        require_at_least(
+            1,
+            self,
             "gradient_accumulation_steps_p1",
             "gradient_accumulation_steps_p2",
             "gpus",
             "repeats",
             "steps",
-        ):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        require(self.vocab_size >= 2, "vocab_size", self.vocab_size, "must be at least 2")
+        )
+        require_at_least(2, self, "vocab_size")
         require(self.ceiling_seconds > 0, "ceiling_seconds", self.ceiling_seconds, "must be positive")
         for name, known in (("model_size", tuple(MODEL_SIZES)), ("precision", PRECISIONS)):
             for word in _words(getattr(self, name)):

@@ -22,7 +22,7 @@ from pretraining_step import make_step
 from timed_steps import PRECISIONS, StepConfig
 
 from architecture import MODEL_SIZES
-from command_line import UsageError, option, parse, require, run_program
+from command_line import UsageError, option, parse, require_at_least, run_program
 from device import keep_freed_memory, take_share
 from workers import ALONE
 
@@ -44,9 +44,8 @@ class ProfileConfig:
     sizes: str = option("{}", "JSON of sizes that replace the preset's", group="profile")
 
     def __post_init__(self):
-        for name in ("batch_size", "gradient_accumulation_steps", "warm_up", "steps"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        require(self.vocab_size >= 2, "vocab_size", self.vocab_size, "must be at least 2")
+        require_at_least(1, self, "batch_size", "gradient_accumulation_steps", "warm_up", "steps")
+        require_at_least(2, self, "vocab_size")
         try:
             self.step()
         except json.JSONDecodeError as error:

@@ -220,7 +220,8 @@ def _checkpoint(folder, *, generator: bool = True, **state) -> str:
     model = pretraining_model()
     tensors = {name: variable.numpy() for name, variable in model.named_variables().items()}
     if not generator:
-        tensors = electra_weights.discriminator_network(tensors)
+        prefixes = ("electra/", electra_weights.DISCRIMINATOR_HEAD)
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
     configs = {"discriminator": model.discriminator_config, "generator": model.generator_config}
     state |= {name: dataclasses.asdict(config) for name, config in configs.items()}
     (folder / "checkpoints").mkdir(parents=True)
