@@ -9,6 +9,7 @@ import gc
 import io
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -178,11 +179,11 @@ class GlueRun(FineTuningRun):
 
     # -------------------------------------------------------------------------------------- predictions
 
-    def evaluate(self, step: int) -> dict[str, float]:
+    def evaluate(self, step: int, check_stop: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Predict the evaluation data, write the predictions, score and log them."""
         scores = {}
         for data in self._inputs.evaluation:
-            predicted = self._predicted(data.features)
+            predicted = self._predicted(data.features, check_stop)
             if not self._workers.is_main:
                 continue
             self._write_predictions(data, predicted, f"predictions{data.file.suffix}.tsv")
@@ -221,11 +222,14 @@ class GlueRun(FineTuningRun):
             print("**RESULTS SUMMARY** " + _shown(results))
         return scores
 
-    def _predicted(self, features: LabelledFeatures) -> np.ndarray:
+    def _predicted(
+        self, features: LabelledFeatures, check_stop: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
         """Labels by their numbers, of examples or of words; or the numbers that regression gives."""
+        how = {"hide_progress": self._bar_is_off(), "check_stop": check_stop}
         if self._task.kind != REGRESSION:
-            return self._predictor.numbers(features, hide_progress=self._bar_is_off())
-        values = self._predictor.values(features, hide_progress=self._bar_is_off())
+            return self._predictor.numbers(features, **how)
+        values = self._predictor.values(features, **how)
         return values * self._scale.deviation + self._scale.mean
 
     def _score(self, features: LabelledFeatures, predicted: np.ndarray) -> dict[str, float]:

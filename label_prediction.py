@@ -1,6 +1,7 @@
 """Sequences -> labels: batches of like length through the network, divided among the workers."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -49,31 +50,44 @@ class LabelPredictor:
         self.clock = PredictionClock(workers)
         self.seconds = 0.0
 
-    def numbers(self, features: LabelledFeatures, *, hide_progress: bool | None = None) -> np.ndarray:
+    def numbers(
+        self,
+        features: LabelledFeatures,
+        *,
+        hide_progress: bool | None = None,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
         """The label's number of each sequence, or of each word of tagged ones: int64, on every worker.
 
         Args:
             hide_progress: None shows the bar at a terminal alone.
+            check_stop: called before each batch; what it raises ends the prediction.
 
         Raises:
             RunFailure: an output is not finite, on whichever worker.
         """
-        outputs = self._outputs(features, _best_labels, hide_progress)
+        outputs = self._outputs(features, _best_labels, hide_progress, check_stop)
         return np.concatenate([np.asarray(outputs[number], np.int64) for number in range(len(features))])
 
-    def values(self, features: LabelledFeatures, *, hide_progress: bool | None = None) -> np.ndarray:
+    def values(
+        self,
+        features: LabelledFeatures,
+        *,
+        hide_progress: bool | None = None,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
         """The number that regression gives each sequence: float64, on every worker; raises as `numbers`."""
-        outputs = self._outputs(features, lambda output: output[:1].tolist(), hide_progress)
+        outputs = self._outputs(features, lambda output: output[:1].tolist(), hide_progress, check_stop)
         return np.concatenate([outputs[number] for number in range(len(features))])
 
-    def _outputs(self, features, make, hide_progress) -> dict[int, list]:
+    def _outputs(self, features, make, hide_progress, check_stop) -> dict[int, list]:
         started = time.monotonic()
-        own = self._workers.agree(lambda: self._own_outputs(features, make, hide_progress))
+        own = self._workers.agree(lambda: self._own_outputs(features, make, hide_progress, check_stop))
         parts = self._workers.gather(list(own.items()))
         self.seconds += time.monotonic() - started
         return {number: output for part in parts for number, output in part}
 
-    def _own_outputs(self, features, make, hide_progress) -> dict[int, list]:
+    def _own_outputs(self, features, make, hide_progress, check_stop) -> dict[int, list]:
         """What `make` makes of the outputs of this worker's sequences, by their numbers."""
         batches = bucketed_batches(
             features.lengths, self._batch_size, self._buckets, filled=self._fills_batches
@@ -81,6 +95,7 @@ class LabelPredictor:
         own: dict[int, list] = {}
         with tqdm(total=len(batches), desc="predicting", unit="batch", disable=hide_progress) as bar:
             for length, numbers in batches[self._workers.rank :: self._workers.size]:
+                check_stop()
                 batch = features.batch(numbers, length)
 
                 def compute(batch=batch) -> np.ndarray:

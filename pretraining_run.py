@@ -240,13 +240,13 @@ class PretrainingRun(TrainingRun):
 
     # ----------------------------------------------------------------------------------------- evaluate
 
-    def evaluate(self, step: int) -> dict[str, float]:
+    def evaluate(self, step: int, check_stop: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Evaluate the whole held-out set, or --eval_steps batches of it.
 
         Returns:
             What is logged: eval_<metric>, and eval_<metric>_low and eval_<metric>_high, its 95 % interval.
         """
-        grouped = self._evaluate_batches(self._held_out.batches)
+        grouped = self._evaluate_batches(self._held_out.batches, check_stop)
         values = held_out_metrics({name: sums.sum(axis=0) for name, sums in grouped.items()}, self._config)
         broken = [name for name, value in values.items() if not np.isfinite(value)]
         if broken:
@@ -263,7 +263,9 @@ class PretrainingRun(TrainingRun):
         tqdm.write(held_out_table.of_evaluation(title, record))
         return record
 
-    def _evaluate_batches(self, count: int) -> dict[str, np.ndarray]:
+    def _evaluate_batches(
+        self, count: int, check_stop: Callable[[], None] = lambda: None
+    ) -> dict[str, np.ndarray]:
         """Sums over the groups of the first `count` batches' sequences; each worker computes its share."""
         normalizers = {"picks": np.float32(1), "tokens": np.float32(1)}
         # More workers than batches: those without one compute the first, which does not count.
@@ -272,6 +274,7 @@ class PretrainingRun(TrainingRun):
         totals, computed = {}, None
         for number in tqdm(own or [0], desc="held-out", unit="batch", leave=False, disable=None):
             self._watch.make_progress()
+            check_stop()
             batch, unigram_loss = self._held_out.batch(number)
             _, sums = self._evaluate_batch(batch, normalizers)
             # The device computes this batch while the sums of the one before it are fetched.

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,11 @@ class Predictor:
         self.seconds = 0.0
 
     def answers(
-        self, features: Features, *, hide_progress: bool | None = None
+        self,
+        features: Features,
+        *,
+        hide_progress: bool | None = None,
+        check_stop: Callable[[], None] = lambda: None,
     ) -> Iterator[tuple[str, Decoded]]:
         """The id of each question with its answer, in order; a block of questions is in memory at a time.
 
@@ -68,6 +72,7 @@ class Predictor:
 
         Args:
             hide_progress: None shows the bar at a terminal alone.
+            check_stop: called before each batch; what it raises ends the answers.
 
         Raises:
             RunFailure: the network's outputs are not numbers, on whichever worker.
@@ -78,24 +83,29 @@ class Predictor:
         with tqdm(total=len(features), desc="answering", unit="window", disable=hide_progress) as bar:
             for first in range(0, len(blocks), workers.size):
                 turn = blocks[first : first + workers.size]
-                own = workers.agree(lambda turn=turn: self._answer_own_block(features, turn))
+                own = workers.agree(lambda turn=turn: self._answer_own_block(features, turn, check_stop))
                 answers = own if workers.size == 1 else _gathered(workers, own)
                 bar.update(features.windows_of(turn[-1].stop - 1).stop - bar.n)
                 features.release_memory()
                 yield from answers
         self.seconds += time.monotonic() - started
 
-    def _answer_own_block(self, features: Features, turn: list[range]) -> list[tuple[str, Decoded]]:
+    def _answer_own_block(
+        self, features: Features, turn: list[range], check_stop: Callable[[], None]
+    ) -> list[tuple[str, Decoded]]:
         """The answers of this worker's block of a turn; none where the turn has none for it."""
         if self._workers.rank >= len(turn):
             return []
-        return self._answer_block(features, turn[self._workers.rank])
+        return self._answer_block(features, turn[self._workers.rank], check_stop)
 
-    def _answer_block(self, features: Features, questions: range) -> list[tuple[str, Decoded]]:
+    def _answer_block(
+        self, features: Features, questions: range, check_stop: Callable[[], None]
+    ) -> list[tuple[str, Decoded]]:
         outputs: dict[int, PlainOutput | JointOutput] = {}
         for length, windows in block_batches(
             features, questions, self._batch_size, self._buckets, filled=self._fills_batches
         ):
+            check_stop()
             outputs |= self._outputs(features, windows, length)
         answers = []
         for number in questions:

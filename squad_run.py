@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -139,9 +140,9 @@ class SquadRun(FineTuningRun):
 
     # ------------------------------------------------------------------------------------------ answers
 
-    def evaluate(self, step: int) -> dict[str, float]:
+    def evaluate(self, step: int, check_stop: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Answer the questions, write the answers, and with --do_eval score and log them."""
-        self._predict(Path(self._config.output_dir))
+        self._predict(Path(self._config.output_dir), check_stop)
         if not self._config.do_eval or not self._workers.is_main:
             return {}
         scores = self._score()
@@ -183,11 +184,13 @@ class SquadRun(FineTuningRun):
             )
         return scores
 
-    def _predict(self, folder: Path) -> None:
+    def _predict(self, folder: Path, check_stop: Callable[[], None]) -> None:
         """All workers answer; worker 0 writes."""
         version_2 = self._config.version_2_with_negative
         self._null_odds, self._best_texts = ({}, {}) if version_2 else (None, None)
-        answers = self._predictor.answers(self._inputs.prediction, hide_progress=self._bar_is_off())
+        answers = self._predictor.answers(
+            self._inputs.prediction, hide_progress=self._bar_is_off(), check_stop=check_stop
+        )
         if not self._workers.is_main:
             for _ in answers:
                 pass

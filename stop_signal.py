@@ -8,6 +8,10 @@ from command_line import EXIT_INTERRUPTED, EXIT_TERMINATED
 from workers import Workers
 
 
+class EvaluationStopped(Exception):
+    """A signal came while a training evaluated: what it has computed of that is given up, and it saves."""
+
+
 class StopSignal:
     """Remembers SIGTERM, SIGUSR1 and Ctrl-C, so that the loop can stop and save.
 
@@ -30,6 +34,15 @@ class StopSignal:
         if not self.exit_code:
             for number, handler in self._handlers_before.items():
                 signal.signal(number, handler)
+
+    def end_evaluation(self) -> None:
+        """To be called now and then by an evaluation in the middle of a training.
+
+        Raises:
+            EvaluationStopped: a signal has come.
+        """
+        if self.exit_code:
+            raise EvaluationStopped
 
     def agree(self, workers: Workers) -> None:
         """Take a signal to any of the workers for one to all of them; `or` keeps one that comes meanwhile."""

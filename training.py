@@ -6,6 +6,7 @@ those shares are divided by the whole update's counts, the sum over micro-batche
 """
 
 import collections
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from command_line import EXIT_INTERRUPTED, EXIT_TERMINATED, RunFailure
 from keyed_random import derive_key
 from optimization import Optimizer, Schedule
 from stall_watch import WAITING, StallWatch
-from stop_signal import StopSignal
+from stop_signal import EvaluationStopped, StopSignal
 from telemetry import Meter
 from workers import ALONE, Workers
 
@@ -295,7 +296,7 @@ class LoopPlan:
     """When the loop does what. Updates are counted over the whole training; 0 means never.
 
     The last update is logged and saved whatever its number, and evaluated if `evaluates_last`. Saving comes
-    last, so that a restart makes up for an evaluation that was killed.
+    last, so that a restart makes up for an evaluation that was killed; one that a signal ended is left out.
     """
 
     first_update: int
@@ -331,12 +332,13 @@ class Window:
 class Hooks:
     """The task's side of the loop, each called on every worker with the number of updates done.
 
+    `evaluate` is also given what it is to call now and then, which may end it.
     `flops` is asked instead for the floating-point operations of an update on this worker; 0 is not known.
     """
 
     log: Callable[[int, Window], None]
     save: Callable[[int], None]
-    evaluate: Callable[[int], None]
+    evaluate: Callable[[int, Callable[[], None]], object]
     progress: Callable[[int, UpdateResult], None]
     check_replicas: Callable[[int], None] = lambda step: None
     flops: Callable[[UpdateData], int] = lambda data: 0
@@ -399,8 +401,10 @@ def run_loop(
             hooks.log(done, _window(progress, result, learning_rate, engine, meter, workers))
             progress = _Progress()
         if plan.evaluates(done):
-            with watch.doing("evaluating"):
-                hooks.evaluate(done)
+            # The last one is not made up for by a restart, and of several workers none may leave the others.
+            may_end = workers.size == 1 and done < plan.last_update
+            with watch.doing("evaluating"), contextlib.suppress(EvaluationStopped):
+                hooks.evaluate(done, stop.end_evaluation if may_end else lambda: None)
         if plan.check_every and done % plan.check_every == 0:
             hooks.check_replicas(done)
         if plan.save_every and done % plan.save_every == 0:

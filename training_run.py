@@ -105,8 +105,12 @@ class TrainingRun(abc.ABC):
     # ------------------------------------------------------------------------------------- of the task
 
     @abc.abstractmethod
-    def evaluate(self, step: int) -> object:
-        """Evaluate after `step` updates; called as the loop's plan says."""
+    def evaluate(self, step: int, check_stop: Callable[[], None] = lambda: None) -> object:
+        """Evaluate after `step` updates; called as the loop's plan says.
+
+        Args:
+            check_stop: to be called before each batch; may raise EvaluationStopped.
+        """
 
     @abc.abstractmethod
     def _metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:

@@ -296,7 +296,7 @@ def test_the_last_update_is_evaluated_before_it_is_saved():
         hooks = Hooks(
             lambda *_: None,
             lambda number, seen=seen: seen.append(f"saved {number}"),
-            lambda number, seen=seen: seen.append(f"evaluated {number}"),
+            lambda number, check_stop, seen=seen: seen.append(f"evaluated {number}"),
             lambda *_: None,
         )
         plan = LoopPlan(1, 3, stop_after, 1, 9, evaluate_every=0, evaluates_last=True)
@@ -371,6 +371,28 @@ def test_a_signal_ends_the_loop_with_a_checkpoint_of_whole_updates():
         signal.signal(signal.SIGINT, before[1])
     assert (done, saved, stop.exit_code) == (1, [1], 143)
     assert int(engine._optimizer.iterations) == 1
+
+
+@pytest.mark.parametrize(("last", "batches"), [(9, 3), (2, 10)])
+def test_a_signal_ends_an_evaluation_and_what_was_trained_is_saved(last, batches, monkeypatch):
+    """In the middle of a training; the last one is done to its end, as no restart would make up for it."""
+    engine, _ = _linear_engine()
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    stop = StopSignal()
+    computed, saved = [], []
+
+    def evaluate(done, check_stop):
+        for batch in range(1, 11):
+            check_stop()
+            computed.append(batch)
+            if batch == 3:
+                stop._remember(signal.SIGTERM, None)
+
+    hooks = Hooks(lambda *_: None, saved.append, evaluate, lambda *_: None)
+    plan = LoopPlan(1, last, last, log_every=100, save_every=100, evaluate_every=2)
+    updates = iter([_linear_update(number, [1.0, 2.0]) for number in range(1, last + 1)])
+    done, _ = run_loop(engine, updates, lambda step: 0.1, plan, hooks, stop)
+    assert (done, saved, stop.exit_code, len(computed)) == (2, [2], 143, batches)
 
 
 def test_a_signal_after_the_last_update_of_one_worker_counts_for_all(monkeypatch):
