@@ -19,6 +19,8 @@ import mwparserfromhell
 from mwparserfromhell import nodes
 from mwparserfromhell.wikicode import Wikicode
 
+from data.word_counts import count_words
+
 MIN_PARAGRAPH_WORDS = 3
 # A list item of fewer words, or one that is no sentence and below the second bound, is a name or a title.
 MIN_LIST_ITEM_WORDS = 6
@@ -403,7 +405,12 @@ _EMPTY_LABEL = re.compile(
 _REPEATED_SEPARATOR = re.compile(r"([,;])(?:\s*[,;])+")
 _SPACE_BEFORE_SIGN = re.compile(r" ([,;)\]]|[.:!?](?= |$))")
 _SPACE_AFTER_BRACKET = re.compile(r"([(\[]) ")
-_ENDS_SENTENCE = re.compile(r"[.!?][\"'\u201d\u2019)\]]*$")
+# Of English, Chinese and Japanese, Greek, Armenian, Arabic, Urdu, Hindi, Ethiopic, Tibetan, Burmese, Khmer;
+# and what may close a quotation or a bracket behind it.
+_ENDS_SENTENCE = re.compile(
+    r"[.!?\u3002\uff0e\uff61\uff01\uff1f\u037e\u0589\u061f\u06d4\u0964\u0965\u1362\u1367\u0f0d\u0f0e\u104b"
+    r"\u17d4\u17d5][\"'\u201c\u201d\u2019\u00bb\u203a\u300b\u300d\u300f\u3011\uff09\uff3d)\]]*$"
+)
 
 
 def _blocks(text: str) -> Iterator[tuple[bool, str]]:
@@ -425,7 +432,7 @@ def _blocks(text: str) -> Iterator[tuple[bool, str]]:
 
 
 def _says_something(paragraph: str, is_list_item: bool) -> bool:
-    words = len(paragraph.split())
+    words = count_words(paragraph)
     if not is_list_item:
         return words >= MIN_PARAGRAPH_WORDS
     if "ISBN" in paragraph:

@@ -1,5 +1,7 @@
 """Wikipedia's articles: markup reads as text, and every page is an article or is counted as what it is."""
 
+# ruff: noqa: RUF001 (letters and signs of other scripts are what is tested)
+
 import re
 import time
 
@@ -168,6 +170,27 @@ def test_lists_keep_what_says_something():
     ]
 
 
+@pytest.mark.parametrize(
+    ("prose", "sentence", "phrase", "name"),
+    [
+        ("北京是首都。", "这条河很长也很慢。", "北京市海淀区中关村大街二十七号", "北京大学"),
+        ("東京は首都である。", "この川は長くてとても遅い。", "東京都千代田区霞が関一丁目二番", "東京大学"),
+        ("กรุงเทพเป็นเมืองหลวง", "แม่น้ำนี้ยาวและไหลช้ามาก।", "มหาวิทยาลัยธรรมศาสตร์ศูนย์รังสิตจังหวัดปทุมธานี", "กรุงเทพ"),
+    ],
+    ids=["Chinese", "Japanese", "Thai"],
+)
+def test_text_without_spaces_says_something_too(prose, sentence, phrase, name):
+    wikitext = f"{prose}\n\n* {sentence}\n* {phrase}\n* {name}\n"
+    assert wikitext_to_text(wikitext) == [prose, sentence, phrase]
+
+
+@pytest.mark.parametrize("mark", [*"。！？｡।॥۔؟።։။។།", ".»", "。」", "！』", "。）", ".“"])
+def test_an_item_ends_as_a_sentence_in_its_own_script(mark):
+    """Six words, which only a sentence may have."""
+    words = "a b c d e f"
+    assert wikitext_to_text(f"* {words}{mark}\n* {words}\n") == [words + mark]
+
+
 def test_headings_go_and_so_do_the_sections_of_sources_with_all_under_them():
     wikitext = (
         "Lead is here.\n== History ==\nLong ago it was.\n=== Notes ===\nA note stands here.\n"
@@ -189,7 +212,8 @@ def test_markup_that_would_take_hours_to_parse_is_refused():
 
 
 @pytest.mark.parametrize(
-    "piece", ["'''", "(", "<ref>", "{|\n", "== a ==\n", "= =", "<math> ", "()", "(A B", "Aa ", ", ;"]
+    "piece",
+    ["'''", "(", "<ref>", "{|\n", "== a ==\n", "= =", "<math> ", "()", "(A B", "Aa ", ", ;", "。」", "中"],
 )
 def test_repetitive_markup_takes_time_in_proportion_to_its_length(piece):
     """200,000 characters take well under a second; a pattern that backtracks takes minutes."""
