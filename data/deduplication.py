@@ -66,7 +66,8 @@ def describe(documents: Iterable[TextDocument], near: bool) -> Iterator[np.ndarr
 
     Yields:
         arrays with the fields `text` (64 bits of BLAKE2b over the text, apart from case and white space) and,
-        if `near`, `signature` (SIGNATURE_SLOTS uint32). A text of fewer than 5 words is one shingle.
+        if `near`, `signature` (SIGNATURE_SLOTS uint32). A text of fewer than 5 words is one shingle; of one
+        without a word, such as signs alone, the shingle is the text.
     """
     fields = [("text", "<u8")] + ([("signature", "<u4", SIGNATURE_SLOTS)] if near else [])
     hasher = WordHasher()
@@ -125,7 +126,10 @@ def _hash_text(text: str) -> int:
 
 def _shingles(hasher: WordHasher, text: str) -> np.ndarray:
     words = hasher.hash_words(text)
-    return hash_ngrams(words, min(SHINGLE_WORDS, len(words)) or 1)
+    if not len(words):
+        # All sets of no shingle are alike, whatever the texts are.
+        return np.array([_hash_text(text)], np.uint64)
+    return hash_ngrams(words, min(SHINGLE_WORDS, len(words)))
 
 
 def _signatures(shingles: list[np.ndarray]) -> np.ndarray:
