@@ -11,6 +11,14 @@ import numpy as np
 
 # An underscore is emphasis in plain text ("_never_"), no part of a word.
 _WORD = re.compile(r"[^\W_]+")
+# Vowel signs and their like: no letters to Python's \w, though Hindi and Burmese words are full of them. To
+# look for them takes several times as long, so that is done only where a character is of their blocks.
+_BLOCKS = ((0x300, 0x370), (0x591, 0x1D00), (0xA800, 0xAC00), (0x11000, 0x12000))
+_IN_BLOCKS = re.compile("[" + "".join(f"{chr(first)}-{chr(end - 1)}" for first, end in _BLOCKS) + "]")
+_SIGNS = "".join(
+    sign for block in _BLOCKS for sign in map(chr, range(*block)) if unicodedata.category(sign)[0] == "M"
+)
+_WORD_WITH_SIGNS = re.compile(rf"[^\W_]+(?:[{_SIGNS}]+[^\W_]*)*")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MAX_CACHED_WORDS = 1 << 18
 
@@ -24,13 +32,14 @@ class WordHasher:
     def hash_words(self, text: str) -> np.ndarray:
         """BLAKE2b's first 64 bits of each word, in order.
 
-        A word is a run of letters and digits, after Unicode's compatibility composition (NFKC) and case
-        folding; punctuation and white space do not count. Where words are not written apart, as in Chinese,
-        what stands between two punctuation marks is one word.
+        A word is a run of letters, with their signs, and digits, after Unicode's compatibility composition
+        (NFKC) and case folding; punctuation and white space do not count. Where words are not written apart,
+        as in Chinese, what stands between two punctuation marks is one word.
         """
         if not text.isascii():
             text = unicodedata.normalize("NFKC", text)
-        words = _WORD.findall(text.casefold())
+        text = text.casefold()
+        words = (_WORD_WITH_SIGNS if _IN_BLOCKS.search(text) else _WORD).findall(text)
         hashes = np.fromiter(map(self._hashes.__getitem__, words), np.uint64, len(words))
         if len(self._hashes) > _MAX_CACHED_WORDS:
             self._hashes.clear()

@@ -121,6 +121,15 @@ def test_words_are_remembered_in_bounded_memory(monkeypatch):
     assert all((one[250:] == other[:250]).all() for one, other in itertools.pairwise(hashes))
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("हिन्दी भाषा", 2), ("မြန်မာ ဘာသာ", 2), ("שָׁלוֹם עוֹלָם", 2), ("İstanbul'da", 2), ("a_b ́ c", 3)],
+    ids=["Hindi", "Burmese", "Hebrew with vowels", "Turkish", "a mark by itself"],
+)
+def test_vowel_signs_are_part_of_their_words(text, words):
+    assert len(WordHasher().hash_words(text)) == words
+
+
 def test_another_process_describes_alike(tmp_path):
     texts = ["The quick brown fox jumps over the lazy dog.", "Ärger", "", "日本 語"]
     program = (
