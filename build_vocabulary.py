@@ -26,8 +26,9 @@ from corpus import Document, Source
 from dataset_configuration import VocabularyConfig
 from tokenization import SPECIAL_PIECES, Vocabulary, build_tokenizer, load_vocabulary, normalizer
 
-# As many characters as BERT's multilingual trainers keep; rarer ones become [UNK].
-_MAX_ALPHABET = 1000
+# Of the text's characters all but one in 20,000 are kept, or this many different ones where that is more.
+_COVERAGE = 0.99995
+_LEAST_ALPHABET = 1000
 _LINES_PER_TOKENIZER_CALL = 1024
 
 
@@ -42,12 +43,23 @@ def main() -> int:
     left_out = [output, *compared, *(source.path for source in held_out_files)]
     sources = _usable(corpus.find_sources(config.corpus_dir, left_out), config.corpus_dir, config)
     held_out_files = _usable(held_out_files, "", config)
-    vocabulary = train_vocabulary(sources, config)
+    counts = count_characters(sources, config)
+    alphabet = choose_alphabet(counts, config.vocab_size)
+    vocabulary = train_vocabulary(sources, alphabet, config)
     vocabulary.save(output)
     note = ""
     if vocabulary.size < config.vocab_size:
-        note = f", fewer than --vocab_size {config.vocab_size}: the text has no more frequent pairs"
+        note = (
+            f", fewer than --vocab_size {config.vocab_size}: no other pair of pieces occurs "
+            f"--min_frequency {config.min_frequency} times"
+        )
     print(f"{output}: {vocabulary.size} pieces from {len(sources)} files{note}")
+    if len(alphabet) < len(counts):
+        unknown = counts.total() - sum(counts[character] for character in alphabet)
+        print(
+            f"{len(counts) - len(alphabet):,} of {len(counts):,} characters, the rarest, have no piece: "
+            f"{unknown / counts.total():.4%} of the text"
+        )
     if config.held_out_fraction or config.held_out_files:
         # Either some documents of the corpus, or all of those files.
         text = sources if config.held_out_fraction else held_out_files
@@ -56,11 +68,8 @@ def main() -> int:
     return 0
 
 
-def train_vocabulary(sources: list[Source], config: VocabularyConfig) -> Vocabulary:
-    """Count words and merge their most frequent pairs into pieces, special pieces first.
-
-    The same text gives the same vocabulary: the trainer would number the pieces of one character in the
-    order of a hash table, and break ties by those numbers, so they are handed to it in a fixed order.
+def count_characters(sources: list[Source], config: VocabularyConfig) -> Counter[str]:
+    """How often each character stands in the normalised text, white space left out.
 
     Raises:
         UsageError: the corpus has no text.
@@ -69,11 +78,35 @@ def train_vocabulary(sources: list[Source], config: VocabularyConfig) -> Vocabul
     counts: Counter[str] = Counter()
     for line in _lines(sources, "counting characters", config):
         counts.update(text_normalizer.normalize_str(line))
-    alphabet = _alphabet(counts, (config.vocab_size - len(SPECIAL_PIECES)) // 2)
-    if not alphabet:
+    for space in [character for character in counts if character.isspace()]:
+        del counts[space]
+    if not counts:
         raise UsageError(f"--corpus_dir {config.corpus_dir}: an empty corpus, no text to learn from")
+    return counts
+
+
+def choose_alphabet(counts: Counter[str], vocab_size: int) -> list[str]:
+    """The most frequent characters, in code point order; rarer ones become [UNK].
+
+    As many as cover the text, and at least _LEAST_ALPHABET. Each takes two pieces, one of them for its place
+    inside a word; together at most as many as there are beside the special ones.
+    """
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))
+    covered = itertools.accumulate(counts[character] for character in frequent)
+    wanted = _COVERAGE * counts.total()
+    covering = 1 + sum(characters < wanted for characters in covered)
+    most = (vocab_size - len(SPECIAL_PIECES)) // 2
+    return sorted(frequent[: min(most, max(covering, _LEAST_ALPHABET))])
+
+
+def train_vocabulary(sources: list[Source], alphabet: list[str], config: VocabularyConfig) -> Vocabulary:
+    """Count words and merge their most frequent pairs into pieces, special pieces first.
+
+    The same text gives the same vocabulary: the trainer would number the pieces of one character in the
+    order of a hash table, and break ties by those numbers, so they are handed to it in a fixed order.
+    """
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = text_normalizer
+    tokenizer.normalizer = normalizer(config.do_lower_case, config.strip_accents)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     trainer = WordPieceTrainer(
         vocab_size=config.vocab_size,
@@ -135,14 +168,6 @@ def _check_output(output: Path, config: VocabularyConfig) -> None:
 def _usable(sources: list[Source], folder: str, config: VocabularyConfig) -> list[Source]:
     inspections = [corpus.inspect_source(source, config.text_column) for source in sources]
     return corpus.usable_sources(sources, inspections, folder, config.strict)
-
-
-def _alphabet(counts: Counter[str], most: int) -> list[str]:
-    """The most frequent characters of the normalised text, in code point order."""
-    for space in [character for character in counts if character.isspace()]:
-        del counts[space]
-    frequent = sorted(counts, key=lambda character: (-counts[character], character))
-    return sorted(frequent[: min(most, _MAX_ALPHABET)])
 
 
 def _lines(

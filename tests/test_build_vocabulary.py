@@ -136,6 +136,43 @@ def test_rare_characters_give_way_to_the_size(tmp_path, run_program):
         assert pieces[5 : 5 + 2 * len(characters)] == [*characters, *(f"##{c}" for c in characters)]
 
 
+def test_every_sign_of_a_script_of_thousands_has_a_piece(tmp_path, run_program):
+    """4,000 ideographs, as Chinese has: with room for all of them none of the text is unknown."""
+    (tmp_path / "text").mkdir()
+    signs = [chr(0x4E00 + number) for number in range(4000)]
+    (tmp_path / "text" / "a.txt").write_text("".join(signs), encoding="utf-8")
+    (tmp_path / "held_out.txt").write_text("".join(signs[::7]), encoding="utf-8")
+    words = ["--corpus-dir", tmp_path / "text", "--output", tmp_path / "v.txt"]
+    result = run_program(PROGRAM, *words, "--held-out-files", tmp_path / "held_out.txt")
+    assert result.returncode == 0, result.stderr
+    assert set(signs) <= set((tmp_path / "v.txt").read_text(encoding="utf-8").splitlines())
+    made, _, row = result.stdout.splitlines()
+    assert made.endswith(
+        "8005 pieces from 1 files, fewer than --vocab_size 30522: no other pair of pieces occurs "
+        "--min_frequency 2 times"
+    )
+    assert row.split()[-1] == "0.000%"
+
+
+def test_characters_are_kept_until_they_cover_the_text():
+    """2,000 frequent characters and 150 that stand there once: 100 of 2,000,150 may miss, so 50 stay."""
+    counts = Counter({chr(0x4E00 + number): 1000 if number < 2000 else 1 for number in range(2150)})
+    characters = sorted(counts)
+    assert build_vocabulary.choose_alphabet(counts, 30522) == characters[:2050]
+    assert build_vocabulary.choose_alphabet(counts, 105) == characters[:50], "half of the pieces at most"
+    few = Counter({"a": 10**9, "b": 1}) | Counter(characters[:998])
+    assert build_vocabulary.choose_alphabet(few, 30522) == ["a", "b", *characters[:998]]
+    assert len(build_vocabulary.choose_alphabet(few | Counter("cd"), 30522)) == 1000
+
+
+def test_characters_without_a_piece_are_told(tmp_path, run_program):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("a" * 6 + " b c")
+    words = ["--corpus-dir", tmp_path / "text", "--output", tmp_path / "v.txt", "--vocab-size", 7]
+    _, told = run_program(PROGRAM, *words).stdout.splitlines()
+    assert told == "2 of 3 characters, the rarest, have no piece: 25.0000% of the text"
+
+
 @pytest.mark.parametrize(
     ("flags", "found", "absent", "recorded"),
     [
