@@ -29,7 +29,7 @@ from corpus import Document, Source, SourceInspection
 from corpus_files import FAULTS
 from data import data_card, step_folder
 from dataset_configuration import DatasetConfig
-from example_files import ExampleBuilder, ExampleStatistics
+from example_files import ExampleBuilder, ExampleStatistics, describe_figures
 from tokenization import Vocabulary, load_vocabulary
 from worker_processes import worker_pool
 
@@ -334,11 +334,7 @@ def _assemble(
     }
     files.write_json(folder / tfrecords.MANIFEST_NAME, manifest)
     data_card.write(folder)
-    print(
-        f"{folder}: {figures['examples']:,} examples of {ledger['settings']['max_seq_length']} from "
-        f"{figures['documents']:,} documents, {figures['tokens']:,} tokens, {figures['padding_share']:.1%} "
-        f"padding, {figures['unknown_share']:.2%} unknown, in {shard_count} shards"
-    )
+    print(f"{folder}: {describe_figures(figures, ledger['settings']['max_seq_length'], shard_count)}")
 
 
 def _plan_shards(blocks: list[str], part: str, examples: list[int], shard_count: int) -> list[list[_Slice]]:

@@ -20,6 +20,8 @@ from corpus import Document
 from tokenization import Vocabulary
 from word_cache import LineTokenizer
 
+_NOTABLE_CUT_OFF_SHARE = 0.2
+
 
 @dataclass
 class ExampleStatistics:
@@ -28,11 +30,16 @@ class ExampleStatistics:
     Attributes:
         length_histogram: examples by their number of tokens, int64 [max_seq_length + 1].
         token_counts: occurrences of each piece of the vocabulary, special ones included, int64 [pieces].
+        text_tokens: tokens of the documents, special ones not counted.
+        cut_off_tokens: those of them that are in no example; both are None where files of an earlier version,
+            which did not count them, were added.
     """
 
     documents: int
     length_histogram: np.ndarray
     token_counts: np.ndarray
+    text_tokens: int | None = 0
+    cut_off_tokens: int | None = 0
 
     @classmethod
     def none(cls, vocabulary_size: int, max_seq_length: int) -> "ExampleStatistics":
@@ -48,6 +55,11 @@ class ExampleStatistics:
         self.documents += other.documents
         self.length_histogram += other.length_histogram
         self.token_counts += other.token_counts
+        if self.cut_off_tokens is None or other.cut_off_tokens is None:
+            self.text_tokens = self.cut_off_tokens = None
+        else:
+            self.text_tokens += other.text_tokens
+            self.cut_off_tokens += other.cut_off_tokens
 
     def record(self) -> dict:
         """The statistics as JSON values that `of_record` reads; some 40 kB, the token counts compressed."""
@@ -56,26 +68,40 @@ class ExampleStatistics:
             "examples": self.examples,
             "length_histogram": self.length_histogram.tolist(),
             "token_counts": base64.b64encode(zlib.compress(self.token_counts.tobytes(), 1)).decode("ascii"),
+            "text_tokens": self.text_tokens,
+            "cut_off_tokens": self.cut_off_tokens,
         }
 
     @classmethod
     def of_record(cls, record: dict) -> "ExampleStatistics":
-        """What `record` wrote."""
+        """What `record` wrote, here or in an earlier version."""
         token_counts = np.frombuffer(zlib.decompress(base64.b64decode(record["token_counts"])), np.int64)
-        return cls(record["documents"], np.array(record["length_histogram"], np.int64), token_counts)
+        return cls(
+            record["documents"],
+            np.array(record["length_histogram"], np.int64),
+            token_counts,
+            record.get("text_tokens"),
+            record.get("cut_off_tokens"),
+        )
 
     def figures(self, unk_id: int) -> dict:
         """The figures of a manifest; shares are rounded to six digits.
 
         `padding_share` is of all places in the examples, `unknown_share` of the tokens in them, special ones
-        included. `length_histogram` leaves out the lengths that no example has.
+        included. `cut_off_share` is of the documents' own tokens; it and `cut_off_tokens` are left out where
+        they were not counted. `length_histogram` leaves out the lengths that no example has.
         """
         tokens = int(self.token_counts.sum())
         places = max(1, self.examples * (len(self.length_histogram) - 1))
+        cut_off = {}
+        if self.cut_off_tokens is not None:
+            share = round(self.cut_off_tokens / max(1, self.text_tokens), 6)
+            cut_off = {"cut_off_tokens": self.cut_off_tokens, "cut_off_share": share}
         return {
             "documents": self.documents,
             "examples": self.examples,
             "tokens": tokens,
+            **cut_off,
             "padding_share": round(1 - tokens / places, 6),
             "unknown_share": round(int(self.token_counts[unk_id]) / max(1, tokens), 6),
             "length_histogram": {
@@ -83,6 +109,23 @@ class ExampleStatistics:
                 for length in np.flatnonzero(self.length_histogram)
             },
         }
+
+
+def describe_figures(figures: dict, max_seq_length: int, shards: int) -> str:
+    """The figures of `ExampleStatistics` in a line; where much is cut off, a second one says what to do."""
+    share = figures.get("cut_off_share")
+    cut_off = "" if share is None else f", {share:.1%} of the text cut off"
+    text = (
+        f"{figures['examples']:,} examples of {max_seq_length} from {figures['documents']:,} documents, "
+        f"{figures['tokens']:,} tokens, {figures['padding_share']:.1%} padding, "
+        f"{figures['unknown_share']:.2%} unknown{cut_off}, in {shards} shards"
+    )
+    if share is not None and share >= _NOTABLE_CUT_OFF_SHARE:
+        text += (
+            "\nmuch of the text is cut off, as its lines are long for the examples: split paragraphs into "
+            "sentences, one a line, or give a longer --max_seq_length"
+        )
+    return text
 
 
 class ExampleBuilder:
@@ -113,19 +156,25 @@ class ExampleBuilder:
         # Begun with none, so that a block without a token can be joined as well.
         examples: list[np.ndarray] = [np.zeros(0, np.int32)]
         first_lengths: list[int] = []
+        text_tokens = kept_tokens = 0
         for lines in documents:
             key = example_builder.document_key(self.seed, lines)
             tokens, line_lengths = self._tokenize(lines)
+            text_tokens += len(tokens)
             for segments in example_builder.build_examples(line_lengths, self.max_seq_length, key):
                 ids, first_length = example_builder.join_segments(segments, tokens, self._cls, self._sep)
                 examples.append(ids)
                 first_lengths.append(first_length)
+                # Without [CLS] and a [SEP] for each segment.
+                kept_tokens += len(ids) - (3 if segments.second else 2)
         tokens, lengths = np.concatenate(examples), [len(ids) for ids in examples[1:]]
         payloads = tfrecords.serialize_examples(tokens, lengths, first_lengths, self.max_seq_length)
         statistics = ExampleStatistics(
             len(documents),
             np.bincount(np.array(lengths, np.int64), minlength=self.max_seq_length + 1),
             np.bincount(tokens, minlength=self.vocabulary.size),
+            text_tokens,
+            text_tokens - kept_tokens,
         )
         return [tfrecords.frame_record(payload) for payload in payloads], statistics
 

@@ -184,7 +184,15 @@ def _data(runs: Sequence[RunLog]) -> str:
 
 
 def _data_card(folder: Path, manifest: dict) -> str:
-    names = ("documents", "examples", "tokens", "padding_share", "unknown_share", "vocabulary_size")
+    names = (
+        "documents",
+        "examples",
+        "tokens",
+        "cut_off_share",
+        "padding_share",
+        "unknown_share",
+        "vocabulary_size",
+    )
     rows = [(name.replace("_", " "), _value(manifest[name])) for name in names if name in manifest]
     dropped = manifest.get("documents_dropped")
     if isinstance(dropped, dict) and dropped:

@@ -15,6 +15,7 @@ and it shows where they are recorded
     part                                "held_out" for documents that were kept for evaluation
     licence, origin                     of each source: its terms of use, and where it was got from
     documents_kept, documents_dropped   how many came through cleaning, and {reason: how many} did not
+    cut_off_tokens, cut_off_share       tokens of the documents that no example has room for
     length_histogram                    {tokens of an example: how many examples have so many}
 """
 
@@ -120,11 +121,19 @@ def _summary(manifest: dict) -> str:
         ("documents", f"{documents:,}"),
         ("examples", f"{examples:,} of up to {length} tokens"),
         ("tokens", f"{tokens:,} with `[CLS]` and `[SEP]`, {tokens / max(1, examples):.1f} an example"),
+        ("cut off", _cut_off(manifest)),
         ("unknown tokens", f"{_percent(manifest['unknown_share'], 3)} of the tokens are `[UNK]`"),
         ("vocabulary", f"{manifest['vocabulary_size']:,} WordPiece pieces; text {casing}"),
         ("what is masked", "not recorded: drawn anew in training, for each place in a run"),
     ]
     return "\n".join([*lines, table(("", ""), rows)])
+
+
+def _cut_off(manifest: dict) -> str:
+    if "cut_off_tokens" not in manifest:
+        return "not recorded"
+    share = _percent(manifest["cut_off_share"], 1)
+    return f"{manifest['cut_off_tokens']:,} further tokens, {share} of the text, had no room in an example"
 
 
 def _title(manifest: dict) -> str:

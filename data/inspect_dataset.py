@@ -279,9 +279,10 @@ def _add_up(folder: Folder, findings: dict[str, ShardFindings]) -> ExampleStatis
 
 
 def _figures(folder: Folder, totals: ExampleStatistics) -> dict:
-    """The manifest's figures counted anew; how many documents there were cannot be told from examples."""
+    """The manifest's figures counted anew, but for what examples do not tell: of how much text they are."""
     figures = totals.figures(folder.vocabulary.ids["[UNK]"])
-    del figures["documents"]
+    for name in ("documents", "cut_off_tokens", "cut_off_share"):
+        del figures[name]
     return figures
 
 

@@ -17,7 +17,7 @@ from command_line import UsageError
 from data import data_card, step_folder
 from data.executors import Backend
 from data.units import Unit, read_records, run_units, weight_left
-from example_files import ExampleStatistics, write_text_file
+from example_files import ExampleStatistics, describe_figures, write_text_file
 from tokenization import Vocabulary, load_vocabulary
 
 _SIDES = ("train", "test")
@@ -152,13 +152,8 @@ def _describe_sides(
         ]
         files.write_json(folder / side / tfrecords.MANIFEST_NAME, manifest)
         data_card.write(folder / side)
-        print(
-            f"{folder / side}: {figures['examples']:,} examples of {ledger['settings']['max_seq_length']} "
-            f"from {figures['documents']:,} documents, {figures['tokens']:,} tokens, "
-            f"{figures['padding_share']:.1%} padding, {figures['unknown_share']:.2%} unknown, in "
-            f"{len(done)} shards",
-            flush=True,
-        )
+        told = describe_figures(figures, ledger["settings"]["max_seq_length"], len(done))
+        print(f"{folder / side}: {told}", flush=True)
     return sides
 
 

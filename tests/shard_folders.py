@@ -22,7 +22,8 @@ EXAMPLES = [
 TEXTS = ["[CLS] the cats [SEP] sat [SEP]", "[CLS] mat [SEP]"]
 TEXTS.append("[CLS] the [UNK] [SEP] the mat sat the cats sat [SEP]")
 
-# 28 tokens: 7 + 3 + 12 + 3 + 3; 5 x 12 = 60 places; two [UNK].
+# 28 tokens: 7 + 3 + 12 + 3 + 3; 5 x 12 = 60 places; two [UNK]. 16 of them are the documents'
+# own, of which another 4 are in no example.
 MANIFEST = {
     "settings": {"max_seq_length": LENGTH, "do_lower_case": True, "strip_accents": None},
     "vocabulary_sha256": hashlib.sha256("\n".join(VOCABULARY.pieces).encode()).hexdigest(),
@@ -33,6 +34,8 @@ MANIFEST = {
     "documents": 4,
     "examples": 5,
     "tokens": 28,
+    "cut_off_tokens": 4,
+    "cut_off_share": 0.2,
     "padding_share": 0.533333,
     "unknown_share": 0.071429,
     "length_histogram": {"3": 3, "7": 1, "12": 1},

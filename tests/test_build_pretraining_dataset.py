@@ -288,8 +288,9 @@ def test_fewer_examples_than_shards_make_fewer_shards(tmp_path, vocab_file, run_
     assert result.returncode == 0
     assert [shard["examples"] for shard in manifest_of(tmp_path / "out")["shards"]] == [1, 1]
     assert (
-        "2 examples of 128 from 2 documents, 10 tokens, 96.1% padding, 0.00% unknown, in 2 shards"
-        in result.stdout
+        "2 examples of 128 from 2 documents, 10 tokens, 96.1% padding, 0.00% unknown, "
+        "0.0% of the text cut off, "
+        "in 2 shards" in result.stdout
     )
 
 

@@ -57,6 +57,7 @@ def test_card_says_what_was_worked_out_by_hand(tmp_path):
     assert summary["documents"] == "4"
     assert summary["examples"] == "5 of up to 12 tokens"
     assert summary["tokens"] == "28 with [CLS] and [SEP], 5.6 an example"
+    assert summary["cut off"] == "4 further tokens, 20.0 % of the text, had no room in an example"
     assert summary["unknown tokens"] == "7.143 % of the tokens are [UNK]"
     assert summary["vocabulary"] == "10 WordPiece pieces; text lower-cased, accents dropped"
     padding, lengths = rendered_tables(section(card, "Lengths and padding"))
@@ -171,6 +172,14 @@ def test_earlier_manifest_without_a_histogram_has_a_card(tmp_path):
     card = card_of(folder)
     assert len(rendered_tables(section(card, "Lengths and padding"))) == 1
     assert not (folder / "length_histogram.png").exists() and "length_histogram" not in card
+
+
+def test_earlier_manifest_that_does_not_tell_what_was_cut_off_has_a_card(tmp_path):
+    folder = write_folder(tmp_path / "shards")
+    manifest = read_manifest(folder)
+    del manifest["cut_off_tokens"], manifest["cut_off_share"]
+    files.write_json(folder / "manifest.json", manifest)
+    assert dict(rendered_tables(card_of(folder).split("\n## ")[0])[0])["cut off"] == "not recorded"
 
 
 def test_folder_without_an_example_says_so(tmp_path):

@@ -204,6 +204,7 @@ def test_tfrecords_are_those_of_build_pretraining_dataset_on_the_shards(own, voc
             "documents",
             "examples",
             "tokens",
+            "cut_off_share",
             "padding_share",
             "unknown_share",
             "vocabulary_sha256",

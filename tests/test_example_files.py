@@ -13,7 +13,7 @@ from text_cases import NASTY_TEXTS, PIECES, random_texts
 import example_files
 import tfrecords
 from example_builder import document_key
-from example_files import ExampleBuilder, ExampleStatistics, write_text_file
+from example_files import ExampleBuilder, ExampleStatistics, describe_figures, write_text_file
 from tokenization import Vocabulary, build_tokenizer, load_vocabulary
 
 VOCABULARY = Vocabulary(PIECES)
@@ -92,11 +92,18 @@ def test_statistics_are_those_of_a_count_over_the_examples(tmp_path):
     tokens = [token for ids in rows for token in ids]
     lengths = [len(ids) for ids in rows]
     assert len(set(lengths)) > 5 and tokens.count(1) > 10
+    tokenizer = build_tokenizer(VOCABULARY)
+    lines = [line for document in documents for line in document]
+    text_tokens = sum(len(tokenizer.encode(line, add_special_tokens=False).ids) for line in lines)
+    cut_off = text_tokens - sum(token not in (VOCABULARY.cls_id, VOCABULARY.sep_id) for token in tokens)
+    assert cut_off > 100
     assert statistics.token_counts.tolist() == [tokens.count(piece) for piece in range(len(PIECES))]
     assert statistics.figures(unk_id=1) == {
         "documents": 50,
         "examples": len(rows),
         "tokens": len(tokens),
+        "cut_off_tokens": cut_off,
+        "cut_off_share": round(cut_off / text_tokens, 6),
         "padding_share": round(1 - len(tokens) / (64 * len(rows)), 6),
         "unknown_share": round(tokens.count(1) / len(tokens), 6),
         "length_histogram": {str(length): lengths.count(length) for length in sorted(set(lengths))},
@@ -115,6 +122,47 @@ def test_statistics_of_files_add_up_and_survive_as_json(tmp_path):
         summed.add(ExampleStatistics.of_record(record))
     assert summed.figures(1) == whole.figures(1) and summed.examples == whole.examples > 40
     assert np.array_equal(summed.token_counts, whole.token_counts)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "cut_off"),
+    [
+        # One segment: [CLS], 62 tokens, [SEP].
+        ([900], 838),
+        # 61 tokens fit, in one segment or two.
+        ([30, 31], 0),
+        ([], 0),
+    ],
+)
+def test_tokens_that_have_no_room_are_counted_by_hand(lengths, cut_off, tmp_path):
+    documents = [["the " * length for length in lengths]]
+    statistics = ExampleBuilder(VOCABULARY, SEED, 64).write(tmp_path / "shard", [documents])
+    figures = statistics.figures(1)
+    assert figures["cut_off_tokens"] == cut_off
+    assert figures["cut_off_share"] == round(cut_off / max(1, sum(lengths)), 6)
+
+
+def test_files_of_an_earlier_version_leave_open_what_was_cut_off(tmp_path):
+    statistics = ExampleBuilder(VOCABULARY, SEED, 64).write(tmp_path / "shard", [[["the " * 900]]])
+    earlier = statistics.record()
+    del earlier["text_tokens"], earlier["cut_off_tokens"]
+    statistics.add(ExampleStatistics.of_record(earlier))
+    statistics.add(ExampleStatistics.of_record(statistics.record()))
+    figures = statistics.figures(1)
+    assert figures["documents"] == 4 and not {"cut_off_tokens", "cut_off_share"} & figures.keys()
+    assert "cut off" not in describe_figures(figures, 64, 1)
+
+
+def test_great_losses_come_with_advice():
+    figures = ExampleStatistics.none(5, 64).figures(1)
+    line = (
+        "0 examples of 64 from 0 documents, 0 tokens, 100.0% padding, 0.00% unknown, {} of the text cut off, "
+        "in 2 shards"
+    )
+    for share, told in ((0.19, "19.0%"), (0.2, "20.0%")):
+        first, *advice = describe_figures(figures | {"cut_off_share": share}, 64, 2).splitlines()
+        assert first == line.format(told)
+        assert len(advice) == (share == 0.2) and all("longer --max_seq_length" in hint for hint in advice)
 
 
 @pytest.mark.parametrize("blocks", [[], [[]], [[["", "\x00"]], []]])
