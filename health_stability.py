@@ -28,7 +28,7 @@ def finite_numbers(run: RunLog) -> Finding:
         )
     for phase in run.phases:
         for kind in ("training", "held_out"):
-            for update, values in sorted(getattr(phase, kind).items()):
+            for update, values in getattr(phase, kind).items():
                 broken = [name for name, value in values.items() if not math.isfinite(value)]
                 if values.get("skipped_updates"):
                     # The loss scale was too high for an update; the rule on it counts those.

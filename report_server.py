@@ -1,6 +1,7 @@
-"""Serves a page that is made anew at every request, on this machine alone."""
+"""Serves a page that is made anew when what it shows has changed, on this machine alone."""
 
 import http.server
+import threading
 from collections.abc import Callable
 
 from command_line import RunFailure, UsageError
@@ -11,6 +12,7 @@ class PageServer(http.server.ThreadingHTTPServer):
     """Answers / with what `make_page` returns; another path is not found.
 
     Args:
+        stamp: what the page follows from; the last one is given again while this is the same.
         port: 0 takes a free one.
 
     Raises:
@@ -19,8 +21,11 @@ class PageServer(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, make_page: Callable[[], str], port: int):
-        self.make_page = make_page
+    def __init__(self, make_page: Callable[[], str], stamp: Callable[[], object], port: int):
+        self._make_page, self._stamp = make_page, stamp
+        # By one request at a time: every open tab asks again every few seconds.
+        self._making = threading.Lock()
+        self._made: tuple[object, str] | None = None
         try:
             super().__init__((LOOPBACK, port), _Handler)
         except OSError as error:
@@ -29,6 +34,19 @@ class PageServer(http.server.ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.server_port}/"
+
+    def page(self) -> str:
+        """The page as it is now.
+
+        Raises:
+            whatever `make_page` or `stamp` raises; the next request tries again.
+        """
+        with self._making:
+            # Before the page: what comes while that is made is shown at the next request.
+            stamp = self._stamp()
+            if self._made is None or self._made[0] != stamp:
+                self._made = stamp, self._make_page()
+            return self._made[1]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -45,7 +63,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _send_page(self):
         try:
-            page = self.server.make_page().encode("utf-8")
+            page = self.server.page().encode("utf-8")
         except (UsageError, RunFailure, OSError) as error:
             self.send_error(500, explain=str(error))
             return

@@ -4,6 +4,7 @@ Reads the DLLogger file alone where there is nothing else, so it works on a run 
 logs. What is healthy is judged in run_health.py, what is drawn is chosen in run_curves.py.
 """
 
+import contextlib
 import datetime
 import itertools
 from collections.abc import Iterable
@@ -29,6 +30,7 @@ class Phase:
 
     Attributes:
         settings: what the newest start that trained recorded: flags, and facts such as `workers`.
+        training, held_out: what was logged, in the order of the updates once the log has been read.
         starts: first logged update of each start that trained.
         clock: seconds of all starts that trained, up to the line of an update.
     """
@@ -64,8 +66,7 @@ class Phase:
 
     def points(self, kind: str, key: str) -> Points:
         """(update, value) of a key, in order; `kind` is training or held_out."""
-        lines = getattr(self, kind)
-        return [(update, lines[update][key]) for update in sorted(lines) if key in lines[update]]
+        return [(update, values[key]) for update, values in getattr(self, kind).items() if key in values]
 
 
 @dataclass
@@ -142,9 +143,11 @@ class RunLog:
         found = []
         for phase, prefix in checkpointing.PHASE_PREFIXES.items():
             for update, path in checkpointing.list_checkpoints(self.folder / "checkpoints", prefix):
-                sizes = [entry.stat().st_size for entry in path.iterdir() if entry.is_file()]
-                written = datetime.datetime.fromtimestamp(path.stat().st_mtime)
-                found.append(Checkpoint(path, phase, update, written, sum(sizes)))
+                # A run that goes on rotates them: one that was listed may be gone by now.
+                with contextlib.suppress(FileNotFoundError):
+                    sizes = [entry.stat().st_size for entry in path.iterdir() if entry.is_file()]
+                    written = datetime.datetime.fromtimestamp(path.stat().st_mtime)
+                    found.append(Checkpoint(path, phase, update, written, sum(sizes)))
         return found
 
     def manifests(self) -> list[tuple[Path, dict]]:
@@ -184,12 +187,27 @@ def read_run(run_dir: str) -> RunLog:
         ended = f"; the run ended by itself: {run.failure}" if run.failure else " yet"
         raise UsageError(f"run_dir {run_dir}: its log holds no updates{ended}")
     try:
-        recorded = files.read_json(run.folder / "checkpoints" / "pretrain_config.json")
+        recorded = files.read_json(_recorded_settings(run))
     except (OSError, ValueError):
         recorded = {}
     if isinstance(recorded, dict):
         run.settings = recorded | run.settings
     return run
+
+
+def stamp(run_dir: str) -> list:
+    """What changes when the report of a run would: size and time of its log and settings, its checkpoints.
+
+    Raises:
+        UsageError: there is no log.
+    """
+    run = RunLog(find_log(run_dir), [], {})
+    stamps: list = []
+    for path in (run.path, _recorded_settings(run)):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            stamps.append((path, status.st_size, status.st_mtime_ns))
+    return [*stamps, *run.checkpoints()]
 
 
 def tell_apart(runs: list[RunLog]) -> None:
@@ -205,6 +223,10 @@ def tell_apart(runs: list[RunLog]) -> None:
         differing = parts[alike : len(parts) - alike_at_end]
         if names.count(name) > 1 and differing:
             run.label = f"{name} ({'/'.join(differing)})"
+
+
+def _recorded_settings(run: RunLog) -> Path:
+    return run.folder / "checkpoints" / "pretrain_config.json"
 
 
 def find_log(run_dir: str) -> Path:
@@ -285,6 +307,10 @@ class _Reader:
             # Of other text only where the run has none of its own.
             newest = {} if phase.held_out else list(by_text.values())[-1]
             phase.held_out = by_text.get(_held_out_text(phase.settings), newest) | phase.held_out
+        for phase in self.phases.values():
+            # Once, as every curve and rule goes through them.
+            phase.training = dict(sorted(phase.training.items()))
+            phase.held_out = dict(sorted(phase.held_out.items()))
 
     def _record(self, data: dict, time: float) -> None:
         if next(iter(self._recorded), None) in data:

@@ -15,6 +15,7 @@ import files
 import report_page
 import run_curves
 import run_health
+import run_log
 from command_line import EXIT_FAILURE, UsageError, parse, run_program
 from held_out_table import table
 from report_configuration import ReportConfig
@@ -71,7 +72,10 @@ def _serve(config: ReportConfig) -> None:
     def make_page() -> str:
         return report_page.render(_read(config.run_dir), _REFRESH_SECONDS)
 
-    with PageServer(make_page, config.port) as server:
+    def stamp() -> list:
+        return [run_log.stamp(run_dir) for run_dir in config.run_dir]
+
+    with PageServer(make_page, stamp, config.port) as server:
         print(f"{server.url} shows the report and keeps it current; Ctrl-C ends this", flush=True)
         server.serve_forever()
 

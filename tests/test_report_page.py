@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,10 @@ from test_run_report import NVIDIA
 
 import report_page
 import run_curves
+import run_report
 import svg_chart
+from command_line import UsageError
+from report_configuration import ReportConfig
 from report_server import PageServer
 from run_log import read_run
 
@@ -96,8 +101,80 @@ def test_watched_page_is_current_and_stays_on_this_machine(opened, tmp_path):
         process.wait()
 
 
+@pytest.fixture
+def served():
+    """Serve a page meanwhile: served(make_page, stamp) returns its address."""
+    servers = []
+
+    def serve(make_page, stamp) -> str:
+        servers.append(PageServer(make_page, stamp, 0))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return servers[-1].url
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def read(address: str) -> bytes:
+    return urllib.request.urlopen(address, timeout=10).read()
+
+
+def test_a_page_is_made_once_for_all_tabs_until_what_it_shows_changes(served):
+    """Eight requests at once and two later ones: two pages, as the stamp changed once."""
+    now, made = ["first"], []
+
+    def make_page() -> str:
+        made.append(now[0])
+        time.sleep(0.2)
+        return f"page {now[0]}"
+
+    address = served(make_page, lambda: now[0])
+    with ThreadPoolExecutor(8) as tabs:
+        assert set(tabs.map(read, [address] * 8)) == {b"page first"}
+    assert made == ["first"]
+    now[0] = "second"
+    assert read(address) == read(address) == b"page second"
+    assert made == ["first", "second"]
+
+
+def test_a_page_that_could_not_be_made_is_made_at_the_next_request(served):
+    failures = [UsageError("no log yet")]
+
+    def make_page() -> str:
+        if failures:
+            raise failures.pop()
+        return "page"
+
+    address = served(make_page, lambda: 1)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        read(address)
+    assert refused.value.code == 500 and b"no log yet" in refused.value.read()
+    assert read(address) == b"page"
+
+
+def test_watch_reads_a_log_again_only_when_it_has_grown(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run", updates=(500,))
+    reads, pages = [], []
+    monkeypatch.setattr(run_report, "read_run", lambda name: reads.append(name) or read_run(name))
+
+    class Requests(PageServer):
+        """Two requests, an update, and two more."""
+
+        def serve_forever(self):
+            pages.extend([self.page(), self.page()])
+            write_run(folder, updates=(1000,))
+            pages.extend([self.page(), self.page()])
+
+    monkeypatch.setattr(run_report, "PageServer", Requests)
+    run_report._serve(ReportConfig(run_dir=(str(folder),), watch=True, port=0))
+    assert len(reads) == 2
+    assert pages[0] == pages[1] and pages[2] == pages[3] and "1,000 of 40,000 updates" in pages[2]
+
+
 def test_server_answers_its_own_name_alone(tmp_path):
-    with PageServer(lambda: "page", 0) as server:
+    with PageServer(lambda: "page", lambda: 1, 0) as server:
         assert server.server_address[0] == "127.0.0.1"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         assert urllib.request.urlopen(server.url, timeout=10).read() == b"page"

@@ -2,12 +2,14 @@
 
 import datetime
 import json
+import shutil
 
 import pytest
 from run_logs import SETTINGS, write_run
 
+import checkpointing
 from command_line import UsageError
-from run_log import find_log, parse_log, read_run, tell_apart
+from run_log import find_log, parse_log, read_run, stamp, tell_apart
 from telemetry import DllLog
 
 
@@ -219,6 +221,51 @@ def test_checkpoints_and_manifests_beside_the_log_are_found(tmp_path):
     # What the log says is what ran.
     assert (run.settings["seed"], run.name) == (9, SETTINGS["model_name"])
     assert run.environment() == {"TENSORFLOW_VERSION": "2.18.1"}
+
+
+def test_a_checkpoint_that_is_rotated_away_meanwhile_is_not_listed(tmp_path, monkeypatch):
+    """Gone between the listing and the look at it."""
+    run_folder = write_run(tmp_path / "run")
+    for name in ("ckpt-20", "ckpt-100"):
+        (run_folder / "checkpoints" / name).mkdir(parents=True)
+    listing = checkpointing.list_checkpoints
+
+    def list_then_rotate(folder, prefix):
+        found = listing(folder, prefix)
+        shutil.rmtree(folder / "ckpt-20", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(checkpointing, "list_checkpoints", list_then_rotate)
+    assert [checkpoint.update for checkpoint in read_run(str(run_folder)).checkpoints()] == [100]
+
+
+def test_the_values_of_a_phase_are_in_order_once_the_log_is_read(tmp_path):
+    """In whatever order they were logged, so that no curve of a long log need sort them."""
+    log = DllLog(tmp_path / "dllogger.log")
+    write_settings(log, do_eval_only=False)
+    write_losses(log, 20, 5, 10)
+    log.log((20,), {"eval_disc_auc": 0.6})
+    evaluate_alone(log, 10, 0.5)
+    evaluate_alone(log, 0, 0.4)
+    log.close()
+    (phase,) = read_run(str(tmp_path)).phases
+    assert phase.points("training", "total_loss") == [(5, 45.0), (10, 40.0), (20, 30.0)]
+    assert list(phase.training) == [5, 10, 20] and list(phase.held_out) == [0, 10, 20]
+
+
+def test_the_stamp_of_a_run_changes_with_its_log_its_settings_and_its_checkpoints(tmp_path):
+    folder = write_run(tmp_path / "run")
+    stamps = [stamp(str(folder))]
+    assert stamp(str(folder)) == stamps[0]
+    write_run(folder, updates=(20_500,))
+    stamps.append(stamp(str(folder)))
+    (folder / "checkpoints" / "ckpt-20500").mkdir(parents=True)
+    stamps.append(stamp(str(folder)))
+    (folder / "checkpoints" / "pretrain_config.json").write_text("{}")
+    stamps.append(stamp(str(folder)))
+    shutil.rmtree(folder / "checkpoints" / "ckpt-20500")
+    stamps.append(stamp(str(folder)))
+    assert len(set(map(repr, stamps))) == len(stamps)
 
 
 def test_a_folder_without_a_log_stops(tmp_path):
