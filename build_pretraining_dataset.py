@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -30,7 +31,7 @@ from corpus_files import FAULTS
 from data import data_card, step_folder
 from dataset_configuration import DatasetConfig
 from example_files import ExampleBuilder, ExampleStatistics, describe_figures
-from tokenization import Vocabulary, load_vocabulary
+from tokenization import Vocabulary, load_vocabulary, options_path
 from worker_processes import worker_pool
 
 WORK_FOLDER = ".work"
@@ -41,7 +42,10 @@ PARTS = {"train": ".", "held_out": "held_out"}
 def main() -> int:
     config = parse(DatasetConfig, description=__doc__)
     vocabulary = load_vocabulary(config.vocab_file, config.do_lower_case)
-    sources = corpus.find_sources(config.corpus_dir, leave_out=(config.vocab_file, config.output_dir))
+    others: Counter[str] = Counter()
+    left_out = (config.vocab_file, options_path(config.vocab_file), config.output_dir)
+    sources = corpus.find_sources(config.corpus_dir, left_out, others=others)
+    corpus.tell_others(others)
     output = _make_folder(config.output_dir)
     with worker_pool(config.num_processes, _set_up_worker, (vocabulary, config)) as pool:
         inspections = _inspect(pool, sources, config)

@@ -24,7 +24,14 @@ import example_builder
 from command_line import UsageError, parse, run_program
 from corpus import Document, Source
 from dataset_configuration import VocabularyConfig
-from tokenization import SPECIAL_PIECES, Vocabulary, build_tokenizer, load_vocabulary, normalizer
+from tokenization import (
+    SPECIAL_PIECES,
+    Vocabulary,
+    build_tokenizer,
+    load_vocabulary,
+    normalizer,
+    options_path,
+)
 
 # Of the text's characters all but one in 20,000 are kept, or this many different ones where that is more.
 _COVERAGE = 0.99995
@@ -41,7 +48,11 @@ def main() -> int:
         compared[config.compare_vocab] = load_vocabulary(config.compare_vocab, flag="compare_vocab")
     held_out_files = corpus.find_files(config.held_out_files, "held_out_files")
     left_out = [output, *compared, *(source.path for source in held_out_files)]
-    sources = _usable(corpus.find_sources(config.corpus_dir, left_out), config.corpus_dir, config)
+    left_out += map(options_path, (output, *compared))
+    others: Counter[str] = Counter()
+    sources = corpus.find_sources(config.corpus_dir, left_out, others=others)
+    corpus.tell_others(others)
+    sources = _usable(sources, config.corpus_dir, config)
     held_out_files = _usable(held_out_files, "", config)
     counts = count_characters(sources, config)
     alphabet = choose_alphabet(counts, config.vocab_size)

@@ -11,6 +11,8 @@ import glob
 import hashlib
 import io
 import os
+import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,9 @@ _BLOCK_SIZE = 2_000_000
 _LINE_OVERHEAD = 60
 _MAX_LINE_CHARACTERS = 200_000
 _READ_BYTES = 1 << 20
+# What is longer, or has a space, is a part of the name.
+_ENDING = re.compile(r"\.\w{1,10}")
+_MOST_ENDINGS = 10
 
 Document = list[str]
 
@@ -95,7 +100,10 @@ class SourceInspection:
 
 
 def find_sources(
-    corpus_dir: str | Path, leave_out: Collection[str | Path] = (), flag: str = "corpus_dir"
+    corpus_dir: str | Path,
+    leave_out: Collection[str | Path] = (),
+    flag: str = "corpus_dir",
+    others: Counter[str] | None = None,
 ) -> list[Source]:
     """The files with text below a folder, sorted by name; linked folders are followed once.
 
@@ -103,6 +111,8 @@ def find_sources(
         leave_out: files and folders that are no text of the corpus though they may lie in it, such as the
             vocabulary and the results.
         flag: which one names the folder, for messages.
+        others: takes the numbers of files of other kinds by their endings, "" for none; those that are hidden
+            or in a hidden folder are not counted.
 
     Raises:
         UsageError: the folder is missing, holds a folder that cannot be read, or holds no such file.
@@ -125,9 +135,17 @@ def find_sources(
         subfolders[:], names = entries_with_text(folder, subfolders, names)
         # The same order on every file system, so that a folder with two names always goes by the same one.
         subfolders.sort()
+        is_hidden = any(part.startswith(".") for part in Path(folder).relative_to(root).parts)
         for name in names:
+            is_other = kind_of(name) is None
+            if is_other and (others is None or is_hidden or name.startswith(".")):
+                continue
             path = Path(folder, name)
-            if kind_of(name) is None or (left_out and os.path.realpath(path) in left_out):
+            if left_out and os.path.realpath(path) in left_out:
+                continue
+            if is_other:
+                ending = path.suffix.lower()
+                others[ending if _ENDING.fullmatch(ending) else ""] += 1
                 continue
             # A dangling link is a source too, so that it is reported; pipes and sockets are none.
             if path.is_file() or not path.exists():
@@ -138,6 +156,17 @@ def find_sources(
     if not sources:
         raise UsageError(f"--{flag} {corpus_dir}: holds no {KINDS} file")
     return sorted(sources, key=lambda source: source.name)
+
+
+def tell_others(others: Counter[str]) -> None:
+    """Print how many files of other kinds `find_sources` has met, if any, by their endings."""
+    if not others:
+        return
+    shown = others.most_common(_MOST_ENDINGS)
+    words = [f"{printable(ending) or 'without an ending'} {count:,}" for ending, count in shown]
+    if len(others) > len(shown):
+        words.append(f"more {others.total() - sum(count for _, count in shown):,}")
+    print(f"{others.total():,} files of other kinds are not read: {', '.join(words)}", flush=True)
 
 
 def find_files(patterns: str, flag: str) -> list[Source]:
@@ -199,7 +228,7 @@ def find_faults(source: Source, text_column: str = "text") -> tuple[str | None, 
     """
     skipped: list[SkippedMember] = []
     try:
-        if os.path.getsize(source.path) == 0 and not source.path.endswith((".txt", ".jsonl")):
+        if os.path.getsize(source.path) == 0 and not source.path.lower().endswith((".txt", ".jsonl")):
             raise EOFError("an empty file is no archive")
         for member in open_members(source.path, skipped=skipped.append, span=source.span):
             try:

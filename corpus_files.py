@@ -23,6 +23,7 @@ import zstandard
 
 KINDS = ".txt, .jsonl, .parquet, .arrow, .tar or .zip"
 
+# Of names in small letters.
 _PACKED = re.compile(r".*\.(txt|jsonl|tar)(\.gz|\.bz2|\.zst|\.xz)?", re.DOTALL)
 _WHOLE = re.compile(r".*\.(parquet|arrow|zip|tgz|txz)", re.DOTALL)
 # OpenWebText's archive holds tars of this name.
@@ -91,9 +92,13 @@ class SkippedMember:
 
 
 def kind_of(name: str) -> str | None:
-    """txt, jsonl, parquet, arrow, tar, zip or xz (a tar or text, as its content says); None for others."""
+    """txt, jsonl, parquet, arrow, tar, zip or xz (a tar or text, as its content says); None for others.
+
+    By its ending, in small letters or capitals.
+    """
     if name.startswith("."):
         return None
+    name = name.lower()
     if match := _PACKED.fullmatch(name) or _WHOLE.fullmatch(name):
         return {"tgz": "tar", "txz": "tar"}.get(match[1], match[1])
     return "xz" if _BARE_XZ.fullmatch(name) else None
@@ -234,6 +239,8 @@ class _Forwards:
     def __init__(self, stream: io.BufferedIOBase):
         self._stream = stream
         self._position = 0
+        # Read already, by `skip_zeros`.
+        self._ahead = b""
 
     def tell(self) -> int:
         return self._position
@@ -248,13 +255,27 @@ class _Forwards:
     def read(self, count: int) -> bytes:
         if count > _MAX_TAR_HEADER:
             raise tarfile.ReadError(f"a header of {count:,} bytes")
-        data = self._stream.read(count)
+        data, self._ahead = self._ahead[:count], self._ahead[count:]
+        if len(data) < count:
+            data += self._stream.read(count - len(data))
         self._position += len(data)
         return data
 
+    def skip_zeros(self) -> bool:
+        """Go on to the next block that is not all zeros; False where the stream ends before one."""
+        while chunk := self._ahead or self._stream.read(_READ_BYTES):
+            zeros = len(chunk) - len(chunk.lstrip(b"\0"))
+            if zeros < len(chunk):
+                zeros -= zeros % tarfile.BLOCKSIZE
+            self._position += zeros
+            self._ahead = chunk[zeros:]
+            if self._ahead:
+                return True
+        return False
+
 
 class _Tar(tarfile.TarFile):
-    """A tar as a stream that remembers no members, and takes a damaged header for no end."""
+    """One tar of a stream. It remembers no members, and takes a damaged header for no end."""
 
     def next(self) -> tarfile.TarInfo | None:
         if self.firstmember is not None:
@@ -277,15 +298,26 @@ class _Entry:
 
 
 def _tar_entries(stream: io.BufferedIOBase) -> Iterator[_Entry]:
-    with _Tar(fileobj=_Forwards(stream)) as tar:
-        while (info := tar.next()) is not None:
-            if info.isdir():
-                continue
-            oddity = None if info.isreg() else "a link" if info.issym() or info.islnk() else "a device"
-            yield _Entry(info.name, oddity, lambda info=info: tar.extractfile(info))
-    # So that a checksum at the end of what the tar is compressed in is seen to be right.
-    while stream.read(_READ_BYTES):
-        pass
+    """The entries of a tar and of those that follow it, as where `cat` has joined them."""
+    forwards = _Forwards(stream)
+    with _Tar(fileobj=forwards) as tar:
+        yield from _entries_of(tar)
+    # To the very end, so that a checksum there of what the tar is compressed in is seen to be right.
+    while forwards.skip_zeros():
+        try:
+            tar = _Tar(fileobj=forwards)
+        except tarfile.TarError as error:
+            raise tarfile.ReadError(f"what follows its end is no tar: {error}") from None
+        with tar:
+            yield from _entries_of(tar)
+
+
+def _entries_of(tar: _Tar) -> Iterator[_Entry]:
+    while (info := tar.next()) is not None:
+        if info.isdir():
+            continue
+        oddity = None if info.isreg() else "a link" if info.issym() or info.islnk() else "a device"
+        yield _Entry(info.name, oddity, lambda info=info: tar.extractfile(info))
 
 
 def _zip_entries(stream: io.BufferedIOBase) -> Iterator[_Entry]:
@@ -356,6 +388,7 @@ def _begins_a_tar(stream: io.BufferedReader) -> bool:
 
 def _decompressed(file: str | io.BufferedIOBase, name: str) -> io.BufferedIOBase:
     """The bytes of a path or a stream, decompressed as its name says."""
+    name = name.lower()
     if name.endswith((".gz", ".tgz")):
         return gzip.open(file, "rb")
     if name.endswith(".bz2"):

@@ -27,7 +27,7 @@ from data.sharding import Sharding, shard_text
 from data.text_formatting import Formatting, format_text
 from data.tfrecord_creation import Creation, create_tfrecords
 from preparation_configuration import PreparationConfig
-from tokenization import load_vocabulary
+from tokenization import load_vocabulary, options_path
 
 _OWN = "text"
 _VOCABULARY = "vocabulary"
@@ -163,10 +163,14 @@ def _paths(list_of_files: str, flag: str) -> tuple[str, ...]:
 
 
 def _results(config: PreparationConfig, working: Path) -> tuple[str, ...]:
-    """What is no text of the user's, though it may lie in a folder that --input_files names."""
-    folders = [_formatted(working, config.dataset).parent]
-    folders += [path for pattern in ("sharded_*", "tfrecord_*") for path in sorted(working.glob(pattern))]
-    return tuple(map(str, (*folders, config.vocab_file or working / "vocab.txt")))
+    """What is no text, though it may lie in a folder that is read."""
+    paths = [_formatted(working, config.dataset).parent]
+    paths += [path for pattern in ("sharded_*", "tfrecord_*") for path in sorted(working.glob(pattern))]
+    vocab_file = Path(config.vocab_file or working / "vocab.txt")
+    paths += [vocab_file, options_path(vocab_file)]
+    folders = (dataset_downloads.folder_of(name, working) for name in _members(config.dataset))
+    paths += [folder / dataset_downloads.RECORD_NAME for folder in folders]
+    return tuple(map(str, paths))
 
 
 def _formatted(working: Path, dataset: str) -> Path:

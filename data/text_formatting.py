@@ -201,7 +201,8 @@ def _estimate(paths: Sequence[str]) -> int:
     plain = (".txt", ".jsonl", ".xml")
     return int(
         sum(
-            os.path.getsize(path) * (_EXPANSION_PLAIN if path.endswith(plain) else _EXPANSION_COMPRESSED)
+            os.path.getsize(path)
+            * (_EXPANSION_PLAIN if path.lower().endswith(plain) else _EXPANSION_COMPRESSED)
             for path in paths
             if os.path.exists(path)
         )

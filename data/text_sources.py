@@ -7,6 +7,7 @@ are split later, and nothing is left out of a document but what frames a book (b
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ _DOCUMENT_START = {
     "txt": re.compile(rb"\n[ \t\r]*\n(?=[^\xef])"),
     "jsonl": re.compile(rb"\n(?=[^\xef])"),
 }
-_TEXT_ENDINGS = re.compile(r"(\.txt(\.\w+)?|\.xz)$")
+_TEXT_ENDINGS = re.compile(r"(\.txt(\.\w+)?|\.xz)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,10 @@ def source_paths(part: TextPart) -> list[str]:
 
 def _find(inputs: Sequence[str | Path], leave_out: Collection[str | Path]) -> Iterator[Source]:
     seen: set[str] = set()
+    others: Counter[str] = Counter()
     for path in map(os.fspath, inputs):
         if os.path.isdir(path):
-            found = corpus.find_sources(path, leave_out, flag="input_files")
+            found = corpus.find_sources(path, leave_out, flag="input_files", others=others)
         elif not os.path.exists(path):
             raise UsageError(f"--input_files {path}: no such file or folder")
         elif kind_of(os.path.basename(path)) is None:
@@ -154,10 +156,11 @@ def _find(inputs: Sequence[str | Path], leave_out: Collection[str | Path]) -> It
             if real not in seen:
                 seen.add(real)
                 yield source
+    corpus.tell_others(others)
 
 
 def _stored_bytes(source: Source) -> int:
-    if source.span is not None and not source.path.endswith(".parquet"):
+    if source.span is not None and kind_of(os.path.basename(source.path)) != "parquet":
         return source.span[1] - source.span[0]
     try:
         return os.path.getsize(source.path)
@@ -169,7 +172,7 @@ def _stored_bytes(source: Source) -> int:
 def _pieces(source: Source, documents: str) -> tuple[list[Source], int]:
     """The pieces that a file is cut into, and its weight in bytes of plain text, about."""
     kind = kind_of(os.path.basename(source.path))
-    is_plain = source.path.endswith((".txt", ".jsonl", ".arrow"))
+    is_plain = source.path.lower().endswith((".txt", ".jsonl", ".arrow"))
     try:
         size = os.path.getsize(source.path)
     except OSError:

@@ -7,11 +7,13 @@ import json
 import lzma
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,7 @@ import corpus_records
 from command_line import UsageError
 from corpus import Source, find_sources, inspect_source, read_blocks
 from corpus_files import kind_of
-from tokenization import SPECIAL_PIECES, Vocabulary
+from tokenization import SPECIAL_PIECES, Vocabulary, load_vocabulary
 
 ROOT = Path(__file__).parents[1]
 BUILD = "build_pretraining_dataset.py"
@@ -126,8 +128,33 @@ def test_column_of_any_string_type_is_read(tmp_path):
 
 
 def test_files_that_hold_no_text_are_not_taken_for_text():
-    names = "a.json a.txt.lz4 a.parquet.gz a.zip.gz .a.jsonl a.md.xz xz .xz tar a.tar.gz.part jsonl a.TXT"
+    names = "a.json a.txt.lz4 a.parquet.gz a.zip.gz .a.jsonl a.md.xz xz .xz tar a.tar.gz.part jsonl .a.TXT"
     assert not [name for name in names.split() if kind_of(name)]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_endings_are_known_in_capitals_too(name, tmp_path):
+    path = write(tmp_path, FORMS[name](), name.upper())
+    assert inspect(path).left_out() == []
+    assert documents_of(path) == FLAT
+    assert [source.name for source in find_sources(tmp_path)] == [name.upper()]
+    assert kind_of(name.upper()) == kind_of(name)
+
+
+def test_an_empty_file_of_text_is_no_damage_whatever_its_case(tmp_path):
+    assert inspect(write(tmp_path, b"", "A.JSONL")).fault is None
+    assert inspect(write(tmp_path, b"", "A.ZIP")).fault.startswith("damaged (")
+
+
+def test_files_of_other_kinds_are_counted_by_their_endings(tmp_path):
+    """Not those that are hidden, are left out, or lie in what is left out."""
+    names = ["a.txt", "b.JSON", "c/d.json", "e.pdf", "notes", "c/f. Of two", "g.txt.lz4", "vocab.json"]
+    for name in [*names, ".hidden", ".git/objects/h.py"]:
+        write(tmp_path, b"Text.", name)
+    write(tmp_path, b"Text.", "out/manifest.json")
+    others = Counter()
+    find_sources(tmp_path, [tmp_path / "out", tmp_path / "vocab.json"], others=others)
+    assert others == {".json": 2, ".pdf": 1, ".lz4": 1, "": 2}
 
 
 # ------------------------------------------------------------------------------------------- through programs
@@ -188,6 +215,30 @@ def test_every_form_gives_the_same_shards_for_any_number_of_processes(
     assert "text_column" not in of_text["settings"], "folders of text files stay as they were"
     again = build(run_program, vocab_file, path.parent, tmp_path / "out", "--held-out-fraction", 0.2)
     assert "nothing to do" in again.stdout
+
+
+def test_programs_say_once_what_of_a_folder_they_do_not_read(vocab_file, tmp_path, run_program):
+    """Nothing of hidden files, the vocabulary and what lies beside it, and their own results."""
+    text = tmp_path / "text"
+    for name in ["A.TXT", "b.json", "c.json", "d.pdf", ".git/e.py"]:
+        write(text, as_text(FLAT), name)
+    Vocabulary(load_vocabulary(str(vocab_file)).pieces, do_lower_case=False).save(text / "vocab.txt")
+    told = "3 files of other kinds are not read: .json 2, .pdf 1\n"
+    result = build(run_program, text / "vocab.txt", text, text / "out", "--num-processes", 2)
+    assert result.returncode == 0, result.stderr
+    assert (result.stdout + result.stderr).count("other kinds") == 1 and told in result.stdout
+    assert [source["name"] for source in json.loads((text / "out/manifest.json").read_text())["sources"]] == [
+        "A.TXT"
+    ]
+    shutil.rmtree(text / "out")
+    result = run_program(
+        "build_vocabulary.py", "--corpus-dir", text, "--vocab-size", 200, "--output", text / "vocab.txt"
+    )
+    assert result.returncode == 0 and result.stdout.count(told) == 1, result.stdout + result.stderr
+    for name in ("b.json", "c.json", "d.pdf"):
+        (text / name).unlink()
+    result = build(run_program, text / "vocab.txt", text, text / "out")
+    assert result.returncode == 0 and "other kinds" not in result.stdout
 
 
 def test_vocabulary_is_the_same_from_every_form(tmp_path, run_program):
@@ -483,6 +534,35 @@ def test_tar_with_a_damaged_header_in_its_midst_is_no_short_tar(tmp_path):
     path = write(tmp_path, bytes(whole), "a.tar")
     with tarfile.open(path) as tar:
         assert tar.getnames() == ["folder/0.txt"]
+    assert inspect(path).fault.startswith("damaged (")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_tars_that_are_joined_are_read_to_the_last(name, tmp_path):
+    """As `cat` joins them, one without a member among them; a global header is that of its own tar alone."""
+    tars = [as_tar({f"{number}.txt": as_text(file)}) for number, file in enumerate(DOCUMENTS)]
+    named = io.BytesIO()
+    with tarfile.open(fileobj=named, mode="w", pax_headers={"path": "same.md"}) as tar:
+        tar.addfile(tarfile.TarInfo("a.txt"))
+    content = b"".join([tars[0], as_tar({}), named.getvalue(), *tars[1:]])
+    path = write(tmp_path, gzip.compress(content) if name.endswith(".gz") else content, name)
+    assert inspect(path).left_out() == []
+    assert documents_of(path) == FLAT
+    # Zeros may fill up what they lie on, as a tape.
+    assert inspect(write(tmp_path, content + bytes(70_001), "b.tar")).left_out() == []
+    assert documents_of(tmp_path / "b.tar") == FLAT
+
+
+def test_a_member_left_out_of_a_joined_tar_is_left_out_by_its_own_place(tmp_path):
+    content = as_tar({"a.txt": b"One."}) + as_tar({"a.txt": b"\xe9", "b.txt": b"Two."})
+    path = write(tmp_path, content, "a.tar")
+    assert inspect(path).left_out() == [("a.tar/a.txt", "not UTF-8")]
+    assert usable_documents(path) == [["One."], ["Two."]]
+
+
+@pytest.mark.parametrize("more", [b"more", b"x" * 512, as_tar({"b.txt": b"Text."})[:700], bytes(100) + b"x"])
+def test_what_follows_the_end_of_a_tar_and_is_none_is_a_fault(more, tmp_path):
+    path = write(tmp_path, as_tar({"a.txt": b"Text."}) + more, "a.tar")
     assert inspect(path).fault.startswith("damaged (")
 
 

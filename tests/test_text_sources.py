@@ -552,3 +552,20 @@ def test_many_records_are_read_in_bounded_memory(name, tmp_path):
     os.unlink(tmp_path / name)
     assert characters == sum(len(text) for (text,) in texts) > 90_000_000
     assert kilobytes < 40_000
+
+
+def test_files_of_other_kinds_are_told_once_for_all_inputs(tmp_path, capsys):
+    for name in ("one/a.txt", "one/b.pdf", "two/C.TXT", "two/d.json", "two/e.PDF", "two/.f.json"):
+        write(tmp_path, "Text.", name)
+    assert texts_of(tmp_path / "one", tmp_path / "two") == ["Text.", "Text."]
+    told = "3 files of other kinds are not read: .pdf 2, .json 1\n"
+    assert capsys.readouterr().out == told
+
+
+def test_a_large_file_is_cut_whatever_the_case_of_its_ending(tmp_path, monkeypatch):
+    small_parts(monkeypatch, 100)
+    for name in ("a.txt", "A.TXT"):
+        content = "\n\n".join(f"Document {number} has these words." for number in range(20))
+        path = write(tmp_path / name, content, name)
+        assert len(plan([path])) > 5
+        assert texts_of(path) == content.split("\n\n")
