@@ -22,7 +22,8 @@ class PreparationConfig:
     )
     input_files: str | None = option(
         None,
-        "comma-separated files and folders to format instead of what was downloaded",
+        "comma-separated files and folders to format instead of what was downloaded; @FILE for those that a "
+        "file names, one a line or each ended by a zero (find -print0)",
         group="text_formatting",
     )
     text_column: str = option(

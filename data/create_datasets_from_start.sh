@@ -7,7 +7,8 @@
 #   bash data/create_datasets_from_start.sh own my_texts/       # files and folders of your own
 #   bash data/create_datasets_from_start.sh own my_texts/ -- --clean standard --tolerate 3
 #
-# What follows -- goes to data/dataPrep.py in every step. In the environment:
+# What follows -- goes to data/dataPrep.py in every step. Paths are those of the folder where this is called. In the
+# environment:
 #
 #   DATA_PREP_WORKING_DIR   where everything lies (default: data/ of this repository)
 #   VOCAB_FILE              WordPiece vocabulary (default: vocab.txt in that folder, else that of Google's ELECTRA)
@@ -27,7 +28,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=../scripts/common.sh
 source scripts/common.sh
 
-if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "$0" && exit; fi
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "data/$program" && exit; fi
 
 mode=wiki_only
 if (($#)) && [[ $1 != -- ]]; then
@@ -43,7 +44,7 @@ case $mode in
     dataset=text
     [[ ${1:---} != -- ]] || fail "own: which files? $program own DIR"
     while (($#)) && [[ $1 != -- ]]; do
-      inputs+=("$(cd "$here" && realpath -s -- "$1")")
+      inputs+=("$1")
       shift
     done
     ;;
@@ -54,8 +55,20 @@ if (($#)); then shift; fi
 passed_on=("$@")
 
 settle_python
-export DATA_PREP_WORKING_DIR=${DATA_PREP_WORKING_DIR:-data}
-vocabulary=${VOCAB_FILE:-$DATA_PREP_WORKING_DIR/vocab.txt}
+# absolute PATH: of the folder where this was called; it need not be there.
+absolute() { (cd "$here" && realpath -sm -- "$1"); }
+
+DATA_PREP_WORKING_DIR=$(absolute "${DATA_PREP_WORKING_DIR:-$PWD/data}")
+export DATA_PREP_WORKING_DIR
+vocabulary=$(absolute "${VOCAB_FILE:-$DATA_PREP_WORKING_DIR/vocab.txt}")
+# What only the last step needs, before all the others.
+[[ -z ${VOCAB_FILE:-} || -n ${VOCAB_SIZE:-} || -f $vocabulary ]] || fail "VOCAB_FILE $VOCAB_FILE: no such file"
+lengths=${MAX_SEQ_LENGTHS:-128 512}
+read -rd '' -a max_seq_lengths <<< "$lengths" || true
+((${#max_seq_lengths[@]})) || fail "MAX_SEQ_LENGTHS '$lengths': names no length"
+for length in "${max_seq_lengths[@]}"; do
+  [[ $length =~ ^([89]|[1-9][0-9]{1,6})$ ]] || fail "MAX_SEQ_LENGTHS '$lengths': '$length' is no number from 8"
+done
 formatted=$DATA_PREP_WORKING_DIR/formatted_one_article_per_line
 # What a vocabulary is trained with is noted before it is there, so that it is known again after an interruption.
 note=$vocabulary.trained
@@ -73,8 +86,12 @@ prepare() {
   run_to_end "${command[@]}" "${@:3}" "${passed_on[@]}"
 }
 
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 if [[ $mode == own ]]; then
-  prepare text_formatting text --input_files "$(IFS=, && echo "${inputs[*]}")" --vocab_file "$vocabulary"
+  # In a file, as one argument cannot hold thousands.
+  (cd "$here" && realpath -smz -- "${inputs[@]}") > "$scratch/inputs"
+  prepare text_formatting text --input_files "@$scratch/inputs" --vocab_file "$vocabulary"
 else
   prepare download "$dataset"
   prepare text_formatting "$dataset"
@@ -84,8 +101,8 @@ if [[ ! -f $vocabulary && -n ${VOCAB_SIZE:-} ]]; then
   corpus=$formatted/$dataset
   if [[ $dataset == books_wiki_en_corpus ]]; then
     # Of these two alone: other datasets may lie beside them.
-    corpus=$(mktemp -d)
-    trap 'rm -rf "$corpus"' EXIT
+    corpus=$scratch/corpus
+    mkdir "$corpus"
     ln -s "$(realpath -- "$formatted")"/{bookscorpus,wikicorpus_en} "$corpus"
   fi
   mkdir -p -- "$(dirname -- "$vocabulary")"
@@ -94,13 +111,15 @@ if [[ ! -f $vocabulary && -n ${VOCAB_SIZE:-} ]]; then
   run_to_end "$python" build_vocabulary.py --corpus_dir "$corpus" --vocab_size "$VOCAB_SIZE" --output "$vocabulary" \
     "${vocabulary_flags[@]}"
 elif [[ ! -f $vocabulary ]]; then
-  [[ -z ${VOCAB_FILE:-} ]] || fail "VOCAB_FILE $VOCAB_FILE: no such file"
   rm -f -- "$note"
   prepare download vocabulary ||
     fail "there is no vocabulary: VOCAB_FILE=FILE names one, VOCAB_SIZE=30522 trains one on this text"
 fi
 prepare sharding "$dataset"
-for length in ${MAX_SEQ_LENGTHS:-128 512}; do
+for length in "${max_seq_lengths[@]}"; do
   prepare create_tfrecord_files "$dataset" --max_seq_length "$length" --vocab_file "$vocabulary"
 done
-printf '\n%s: done in %d s; next: bash scripts/run_pretraining.sh\n' "$program" "$SECONDS"
+# That launcher takes a path as one of the repository.
+next="bash scripts/run_pretraining.sh"
+[[ $DATA_PREP_WORKING_DIR == "$PWD/data" ]] || next="DATA_PREP_WORKING_DIR=${DATA_PREP_WORKING_DIR@Q} $next"
+printf '\n%s: done in %d s; next: %s\n' "$program" "$SECONDS" "$next"

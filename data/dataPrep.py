@@ -35,6 +35,8 @@ _OWN_ORIGIN = {"title": "text of your own", "licence": "not recorded", "url": ""
 # Cleaners that look at all documents at once, in sharding; the others look at one, in text_formatting.
 _GLOBAL = frozenset({"duplicates", "near_duplicates"})
 _TEXTS = (_OWN, "bookscorpus", "openwebtext")
+# Linux's NAME_MAX, in bytes.
+_LONGEST_NAME = 255
 
 
 def main() -> int:
@@ -142,24 +144,58 @@ def _create_tfrecords(config: PreparationConfig, working: Path, backend: Backend
 
 
 def _paths(list_of_files: str, flag: str) -> tuple[str, ...]:
-    """The absolute paths of a list with commas; one that has commas itself is told by its being there.
+    """The absolute paths of a list with commas, or of the file that @FILE names.
 
     Raises:
-        UsageError: it names none.
+        UsageError: there are none, or the file cannot be read.
     """
-    words = list_of_files.split(",")
-    paths = []
-    while words:
-        for count in range(len(words), 0, -1):
-            path = ",".join(words[:count])
-            path = path if os.path.lexists(path) else path.strip()
-            if count == 1 or os.path.lexists(path):
-                break
-        paths.append(path)
-        words = words[count:]
+    if list_of_files.startswith("@"):
+        paths = _names_in(list_of_files[1:], flag)
+    else:
+        paths = _divided(list_of_files.split(","))
     if not any(paths):
         raise UsageError(f"--{flag} {list_of_files!r}: names no file")
     return tuple(os.path.abspath(path) for path in paths if path)
+
+
+def _names_in(path: str, flag: str) -> list[str]:
+    """The names in a file: one a line, or ended by zeros, which names with line ends need."""
+    try:
+        content = os.fsdecode(Path(path).read_bytes())
+    except OSError as error:
+        raise UsageError(f"--{flag} @{path}: {error.strerror}") from None
+    return content.split("\0") if "\0" in content else content.replace("\r\n", "\n").split("\n")
+
+
+def _divided(words: list[str]) -> list[str]:
+    """The paths that words between commas make; one that has commas itself is told by its being there."""
+    paths, begin = [], 0
+    while begin < len(words):
+        path, count = _longest_path(words, begin)
+        paths.append(path)
+        begin += count
+    return paths
+
+
+def _longest_path(words: list[str], begin: int) -> tuple[str, int]:
+    """The path of the most words, from `begin` on, that make one that is there, else of one; their number."""
+    joined = words[begin]
+    longest = (joined if os.path.lexists(joined) else joined.strip()), 1
+    for end in range(begin + 1, len(words)):
+        # Looks are saved, as a list may have thousands: what follows can but make the last name longer.
+        if not any(map(_may_go_on, {joined, joined.lstrip()})):
+            break
+        joined = f"{joined},{words[end]}"
+        there = [path for path in dict.fromkeys((joined, joined.strip())) if os.path.lexists(path)]
+        if there:
+            longest = there[0], end + 1 - begin
+    return longest
+
+
+def _may_go_on(path: str) -> bool:
+    """Whether a path that begins so may be there, by its folder and the length of its last name."""
+    folder, name = os.path.split(path)
+    return len(os.fsencode(name)) <= _LONGEST_NAME and (not folder or os.path.isdir(folder))
 
 
 def _results(config: PreparationConfig, working: Path) -> tuple[str, ...]:

@@ -210,10 +210,6 @@ def test_without_a_vocabulary_it_is_said_how_to_have_one(tmp_path):
     unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": 1}
     output = run(CREATE, "own", tmp_path / "texts", working=tmp_path, expect=2, **unreachable)
     assert "there is no vocabulary: VOCAB_FILE=FILE names one, VOCAB_SIZE=30522 trains one" in output
-    output = run(
-        CREATE, "own", tmp_path / "texts", working=tmp_path, expect=2, VOCAB_FILE="none.txt", **unreachable
-    )
-    assert "VOCAB_FILE none.txt: no such file" in output
 
 
 def test_a_vocabulary_of_books_and_wikipedia_is_made_of_these_two_alone(tmp_path):
@@ -246,11 +242,11 @@ def record(tmp_path):
     (tmp_path / "python").chmod(0o755)
     (tmp_path / "texts").mkdir()
 
-    def start(*words, expect: int = 0, **environment) -> tuple[str, list[str]]:
+    def start(*words, expect: int = 0, cwd: Path = ROOT, **environment) -> tuple[str, list[str]]:
         calls = tmp_path / "calls"
         calls.write_text("")
         settings = {"PYTHON": tmp_path / "python", "RECORD": calls} | environment
-        output = run(CREATE, *words, working=tmp_path, expect=expect, **settings)
+        output = run(CREATE, *words, working=tmp_path, expect=expect, cwd=cwd, **settings)
         return output, calls.read_text().splitlines()
 
     return start
@@ -284,6 +280,60 @@ def test_a_vocabulary_in_the_folder_of_text_is_no_text(record, tmp_path):
     assert f"--vocab_file {vocab_file}" in formatting
 
 
+def test_paths_are_those_of_the_folder_where_the_command_is_given(record, tmp_path):
+    """VOCAB_FILE and DATA_PREP_WORKING_DIR as the files that are named."""
+    vocabulary(tmp_path / "pieces.txt")
+    _, calls = record(
+        "own", "texts", cwd=tmp_path, VOCAB_FILE="pieces.txt", DATA_PREP_WORKING_DIR="my working"
+    )
+    assert all(f"--vocab_file {tmp_path}/pieces.txt" in call for call in calls if "sharding" not in call)
+    assert len(calls) == 4
+    (tmp_path / "my working").mkdir()
+    (tmp_path / "my working/vocab.txt").write_text("somebody's")
+    output, _ = record(
+        "own", "texts", cwd=tmp_path, expect=2, VOCAB_SIZE=99, DATA_PREP_WORKING_DIR="my working"
+    )
+    assert f"VOCAB_SIZE 99: {tmp_path}/my working/vocab.txt is there" in output
+    output, _ = record("own", "texts", cwd=tmp_path, DATA_PREP_WORKING_DIR="my working")
+    assert f"next: DATA_PREP_WORKING_DIR='{tmp_path}/my working' bash scripts/run_pretraining.sh" in output
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"VOCAB_FILE": "none.txt"}, "VOCAB_FILE none.txt: no such file"),
+        ({"VOCAB_FILE": "texts"}, "VOCAB_FILE texts: no such file"),
+        ({"MAX_SEQ_LENGTHS": "128,512"}, "MAX_SEQ_LENGTHS '128,512': '128,512' is no number from 8"),
+        ({"MAX_SEQ_LENGTHS": "128 4"}, "MAX_SEQ_LENGTHS '128 4': '4' is no number from 8"),
+        ({"MAX_SEQ_LENGTHS": "128 *"}, "MAX_SEQ_LENGTHS '128 *': '*' is no number from 8"),
+        ({"MAX_SEQ_LENGTHS": " "}, "MAX_SEQ_LENGTHS ' ': names no length"),
+    ],
+)
+def test_what_the_last_step_needs_is_looked_at_before_the_first(settings, told, record, tmp_path):
+    output, calls = record("own", "texts", cwd=tmp_path, expect=2, **settings)
+    assert told in output and len(output.splitlines()) == 1
+    assert calls == []
+
+
+def test_a_vocabulary_that_is_yet_to_be_made_may_be_absent(record, tmp_path):
+    _, calls = record("own", "texts", cwd=tmp_path, VOCAB_FILE="made.txt", VOCAB_SIZE=99)
+    assert trained(calls) == 1 and (tmp_path / "made.txt").exists()
+
+
+def test_thousands_of_files_may_be_named(record, tmp_path):
+    """More than one argument of a program may hold; their list is gone at the end."""
+    names = [f"texts/file number {number}, {'x' * 60}.txt" for number in range(3000)] + [
+        "texts/line\nend.txt"
+    ]
+    listing = tmp_path / "listing"
+    script = RECORDER + f'for word in "$@"; do [[ $word != @* ]] || cp "${{word#@}}" "{listing}"; done\n'
+    (tmp_path / "python").write_text(script)
+    _, calls = record("own", *names, cwd=tmp_path, VOCAB_SIZE=99, TMPDIR=tmp_path)
+    assert len(calls) == 5
+    assert listing.read_bytes().split(b"\0") == [*(f"{tmp_path}/{name}".encode() for name in names), b""]
+    assert not list(tmp_path.glob("tmp.*"))
+
+
 def test_help_explains(tmp_path):
-    output = run(CREATE, "--help", working=tmp_path)
+    output = run("create_datasets_from_start.sh", "--help", working=tmp_path, cwd=CREATE.parent)
     assert "own my_texts/" in output and "DATA_PREP_WORKING_DIR" in output

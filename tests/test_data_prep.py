@@ -30,6 +30,7 @@ from wikipedia_cases import towns, write_multistream
 import files
 import tfrecords
 from data import dataPrep, deduplication, documents, sharding, text_formatting, text_sources
+from command_line import UsageError
 from data.documents import read_documents
 
 DOCUMENTS = 300
@@ -282,6 +283,67 @@ def test_workers_get_absolute_paths(tmp_path, monkeypatch):
 
 def test_formatting_says_which_cleaners_wait_for_sharding(tmp_path):
     write_texts(tmp_path / "texts", 1, 3)
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """What --input_files names, by what is in a folder: places("a, b", names in the folder)."""
+    monkeypatch.chdir(tmp_path)
+
+    def named(words: str, *there: str) -> list[str]:
+        for name in there:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).touch()
+        return [os.path.relpath(path) for path in dataPrep._paths(words, "input_files")]
+
+    return named
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "expected"),
+    [
+        ("a, b", [], ["a", "b"]),
+        ("a,b", ["a", "a,b"], ["a,b"]),
+        ("a, b, c", ["a", "b", "a, b, c"], ["a, b, c"]),
+        ("my, texts/a, b.txt, c", ["my, texts/a, b.txt"], ["my, texts/a, b.txt", "c"]),
+        ("my, texts/a.txt,my, texts/b.txt", ["my/x", "my, texts/a.txt", "my, texts/b.txt"], None),
+        (" a,b , c", [" a,b "], [" a,b ", "c"]),
+        (",a,,b,", ["a,,b"], ["a,,b"]),
+        (",a,, b,", [], ["a", "b"]),
+    ],
+)
+def test_a_name_with_commas_is_told_by_its_being_there(places, words, there, expected):
+    assert places(words, *there) == (expected or there[1:])
+
+
+def test_a_list_of_thousands_is_divided_by_a_few_looks_at_each(places, monkeypatch):
+    """With folders and without, the time does not grow with the square of their number."""
+    looks = []
+    for name in ("lexists", "isdir"):
+        look = getattr(os.path, name)
+        monkeypatch.setattr(os.path, name, lambda path, look=look: looks.append(path) or look(path))
+    for folder, most in (("", 40), ("texts/", 10)):
+        looks.clear()
+        names = [f"{folder}file number {number}.txt" for number in range(3000)]
+        assert places(", ".join(names), *names[:5]) == names
+        assert len(looks) < most * len(names)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_names_come_from_a_file_one_a_line_or_as_find_print0_has_them(places, end, tmp_path):
+    names = ["a, b.txt", "texts/c.txt", " d.txt"]
+    if end == "\0":
+        names += ["line\nend.txt", os.fsdecode(b"caf\xe9.txt")]
+    (tmp_path / "list").write_bytes(os.fsencode(end.join(names) + end))
+    assert places("@list") == names
+
+
+def test_a_list_of_names_that_is_none_is_one_line(places, tmp_path):
+    with pytest.raises(UsageError, match="--input_files @gone: No such file or directory"):
+        places("@gone")
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(UsageError, match="--input_files '@empty': names no file"):
+        places("@empty")
+
+
     preparation = Preparation(tmp_path / "working")
     output = preparation.run("text_formatting", "text", input_files=tmp_path / "texts", clean="duplicates")
     assert "--clean duplicates: duplicates wait for --action sharding with the same flag" in output
