@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 import corpus
+import disk_space
 import example_builder
 import files
 import tfrecords
@@ -71,6 +72,7 @@ def main() -> int:
                 # So that the folder may be used again when there is text.
                 files.remove_folder(work)
                 raise UsageError(f"--corpus_dir {config.corpus_dir}: an empty corpus, no text to learn from")
+            disk_space.require(output, _room_needed(blocks, _parts(ledger), output), "the shards")
             for part in _parts(ledger):
                 _assemble(pool, part, blocks, output, ledger, vocabulary)
             files.remove_folder(work)
@@ -298,6 +300,14 @@ class _Slice:
     path: str
     first: int
     last: int
+
+
+def _room_needed(blocks: list[str], parts: Sequence[str], output: Path) -> int:
+    """Bytes that the shards take beside the blocks, but for those that an earlier run has written of them."""
+    paths = [Path(f"{block}.{part}") for part in parts for block in blocks]
+    written = [path for part in parts for path in (output / PARTS[part]).glob("*tfrecord*")]
+    needed = sum(path.stat().st_size + tfrecords.index_path(path).stat().st_size for path in paths)
+    return needed - sum(path.stat().st_size for path in written)
 
 
 def _assemble(

@@ -69,10 +69,9 @@ def describe(documents: Iterable[TextDocument], near: bool) -> Iterator[np.ndarr
         if `near`, `signature` (SIGNATURE_SLOTS uint32). A text of fewer than 5 words is one shingle; of one
         without a word, such as signs alone, the shingle is the text.
     """
-    fields = [("text", "<u8")] + ([("signature", "<u4", SIGNATURE_SLOTS)] if near else [])
     hasher = WordHasher()
     for block in _blocks(documents):
-        described = np.zeros(len(block), np.dtype(fields))
+        described = np.zeros(len(block), _description_type(near))
         described["text"] = [_hash_text(document.text) for document in block]
         if near:
             described["signature"] = _signatures([_shingles(hasher, document.text) for document in block])
@@ -103,6 +102,15 @@ def write_descriptions(path: str | Path, documents: Iterable[TextDocument], near
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def description_bytes(near: bool) -> int:
+    """What a document's description takes on disk."""
+    return _description_type(near).itemsize
+
+
+def _description_type(near: bool) -> np.dtype:
+    return np.dtype([("text", "<u8")] + ([("signature", "<u4", SIGNATURE_SLOTS)] if near else []))
 
 
 def _blocks(documents: Iterable[TextDocument]) -> Iterator[list[TextDocument]]:
@@ -154,7 +162,7 @@ def find_duplicates(
 ) -> dict[str, int]:
     """Decide which documents are dropped, and write that to a .npy file that `load_duplicates` reads.
 
-    Meanwhile it takes 64 bytes a document on disk beside the result, and 512 for each that shares a band.
+    Meanwhile near ones take 64 bytes a document on disk, and 512 for each that shares a band.
 
     Args:
         description_paths: what `write_descriptions` wrote of each part, in the order of the parts.
@@ -192,6 +200,11 @@ def find_duplicates(
         "duplicates": len(dropped) - near_count,
         "near_duplicates": near_count,
     }
+
+
+def scratch_bytes(near: bool) -> int:
+    """What `find_duplicates` takes on disk for a document, at most: bands and signatures, then the result."""
+    return max(DUPLICATE.itemsize, near * (BANDS + SIGNATURE_SLOTS) * np.dtype(np.uint32).itemsize)
 
 
 def load_duplicates(path: str | Path) -> np.ndarray:

@@ -34,8 +34,6 @@ _FILE_WORDS = {"train": "training", "test": "test"}
 _GROWTH = 1.1
 # The numbers of all documents that are kept, int64, shard by shard, ascending in each.
 _ORDER_NAME = "order.npy"
-# On disk meanwhile, for a document, where documents are looked for that come twice.
-_DESCRIPTION_BYTES = 600
 
 
 @dataclass(frozen=True)
@@ -178,17 +176,24 @@ def _find_duplicates(parts: Sequence[Path], sharding: Sharding, folder: Path, ba
     if not sharding.duplicates:
         return np.zeros(0, deduplication.DUPLICATE)
     work = folder / UNITS_FOLDER / "descriptions"
-    documents = sum(len(load_index(part)) for part in parts)
-    near = "near_duplicates" in sharding.duplicates
-    units = [
-        Unit(f"{number:06d}", f"{number:06d}.npy", (str(part.resolve()), near))
-        for number, part in enumerate(parts)
-    ]
-    disk_space.require(folder, _DESCRIPTION_BYTES * documents, "the descriptions of documents")
-    for name, error in run_units(units, deduplication.describe_part, work, backend, "descriptions").items():
-        raise UsageError(f"{parts[int(name)]}: cannot be read ({error}); format the text anew")
     result = work.with_name("duplicates.npy")
     if not result.exists():
+        near = "near_duplicates" in sharding.duplicates
+        documents = [len(load_index(part)) for part in parts]
+        units = [
+            Unit(
+                f"{number:06d}",
+                f"{number:06d}.npy",
+                (str(part.resolve()), near),
+                count * deduplication.description_bytes(near),
+            )
+            for number, (part, count) in enumerate(zip(parts, documents, strict=True))
+        ]
+        needed = weight_left(units, work) + sum(documents) * deduplication.scratch_bytes(near)
+        disk_space.require(folder, needed, "the descriptions of documents")
+        set_aside = run_units(units, deduplication.describe_part, work, backend, "descriptions", scale=True)
+        for name, error in set_aside.items():
+            raise UsageError(f"{parts[int(name)]}: cannot be read ({error}); format the text anew")
         print(f"{folder}: looking for documents that come twice", flush=True)
         deduplication.find_duplicates(
             result, [work / unit.result for unit in units], "duplicates" in sharding.duplicates, near

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import zstandard
 from google_examples import googles_examples, joined
 
 import build_pretraining_dataset as program
-from command_line import UsageError
+from command_line import RunFailure, UsageError
 from corpus import Source, inspect_source
 from dataset_configuration import DatasetConfig
 from example_builder import document_key
@@ -590,6 +591,37 @@ def test_what_is_lost_or_cut_in_a_finished_folder_is_reported(
         path.write_bytes(path.read_bytes()[:-1])
     line = usage_error(PROGRAM, *arguments(text_folder, vocab_file, tmp_path / "shards"))
     assert line.endswith(f" {name} is gone or changed; give a new folder")
+
+
+def test_shards_are_begun_only_where_all_of_them_fit(text_folder, vocab_file, tmp_path, monkeypatch):
+    """Beside the blocks; those that an earlier run has written are room already."""
+    output = tmp_path / "shards"
+    monkeypatch.setattr(sys, "argv", [PROGRAM, *arguments(text_folder, vocab_file, output)])
+    free = 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, free))
+    with pytest.raises(RunFailure, match="the shards: ") as refused:
+        program.main()
+    needed = int(re.search(r"([\d,]+) bytes", str(refused.value))[1].replace(",", ""))
+    assert not list(output.glob("*tfrecord*"))
+    free = needed
+    assemble = program._assemble
+
+    def stop_before_held_out(pool, part, *more):
+        assemble(pool, part, *more) if part == "train" else 1 / 0
+
+    monkeypatch.setattr(program, "_assemble", stop_before_held_out)
+    with pytest.raises(ZeroDivisionError):
+        program.main()
+    monkeypatch.setattr(program, "_assemble", assemble)
+    shards = [path.stat().st_size for path in output.glob("*tfrecord*")]
+    free = needed - sum(shards) - 1
+    with pytest.raises(RunFailure, match="the shards: "):
+        program.main()
+    free += 1
+    assert program.main() == 0
+    written = sum(path.stat().st_size for path in output.rglob("*tfrecord*"))
+    # But for the head of each index, of which blocks have others than shards.
+    assert written == pytest.approx(needed, abs=256 * FILES)
 
 
 def test_a_mistake_in_a_file_is_told_while_one_before_it_is_still_read(monkeypatch):

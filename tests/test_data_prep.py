@@ -27,11 +27,13 @@ from prepared_corpora import (
 from training_runs import ROOT
 from wikipedia_cases import towns, write_multistream
 
+import disk_space
 import files
 import tfrecords
-from data import dataPrep, deduplication, documents, sharding, text_formatting, text_sources
 from command_line import UsageError
+from data import dataPrep, deduplication, documents, sharding, text_formatting, text_sources
 from data.documents import read_documents
+from data.executors import LocalBackend
 
 DOCUMENTS = 300
 SETTINGS = {"n_training_shards": 6, "n_test_shards": 2, "fraction_test_set": 0.2}
@@ -281,8 +283,6 @@ def test_workers_get_absolute_paths(tmp_path, monkeypatch):
     assert folder == tmp_path / "working/formatted_one_article_per_line/text"
 
 
-def test_formatting_says_which_cleaners_wait_for_sharding(tmp_path):
-    write_texts(tmp_path / "texts", 1, 3)
 @pytest.fixture
 def places(tmp_path, monkeypatch):
     """What --input_files names, by what is in a folder: places("a, b", names in the folder)."""
@@ -344,6 +344,8 @@ def test_a_list_of_names_that_is_none_is_one_line(places, tmp_path):
         places("@empty")
 
 
+def test_formatting_says_which_cleaners_wait_for_sharding(tmp_path):
+    write_texts(tmp_path / "texts", 1, 3)
     preparation = Preparation(tmp_path / "working")
     output = preparation.run("text_formatting", "text", input_files=tmp_path / "texts", clean="duplicates")
     assert "--clean duplicates: duplicates wait for --action sharding with the same flag" in output
@@ -367,6 +369,39 @@ def test_a_complete_step_misses_what_was_taken_from_its_folder(own, vocab_file, 
             path.write_bytes(path.read_bytes()[:-1])
         output = copy.run(action, "text", expect=2, **settings)
         assert "is gone or changed" in output.splitlines()[-1]
+
+
+def test_a_run_goes_on_with_the_room_for_the_descriptions_that_are_missing(tmp_path, monkeypatch):
+    """Of 20 and 30 documents in two parts: 520 bytes for each, and 576 to compare them."""
+    parts = []
+    for number, count in enumerate((20, 30)):
+        parts.append(tmp_path / f"{number}{documents.SUFFIX}")
+        with documents.DocumentFile(parts[-1]) as target:
+            for each in range(count):
+                target.write(documents.TextDocument("", document(100 * number + each)))
+        tfrecords.write_array(
+            text_formatting.index_path(parts[-1]), np.zeros(count, text_formatting.INDEX_TYPE)
+        )
+    folder = tmp_path / "sharded"
+    plan = sharding.Sharding("text", 1, 1, 0.0, 1, "lines", ("near_duplicates",))
+    asked = []
+    monkeypatch.setattr(disk_space, "require", lambda folder, needed, purpose: asked.append(needed))
+
+    def find() -> np.ndarray:
+        return sharding._find_duplicates(parts, plan, folder, LocalBackend(1))
+
+    monkeypatch.setattr(deduplication, "find_duplicates", lambda *_: 1 / 0)
+    for gone in ([], ["000001.npy"], []):
+        for name in gone:
+            (folder / ".units/descriptions" / name).unlink()
+        with pytest.raises(ZeroDivisionError):
+            find()
+    assert asked == [50 * (520 + 576), 30 * 520 + 50 * 576, 50 * 576]
+    monkeypatch.undo()
+    found = find()
+    shutil.rmtree(folder / ".units/descriptions")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))
+    assert find().tolist() == found.tolist()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -207,6 +208,27 @@ def test_nothing_beside_the_result_is_left(tmp_path):
     (path,) = write_parts(tmp_path, [["one", "one", "one two three four five six"]])
     find_duplicates(tmp_path / "duplicates.npy", [path], exact=True, near=True)
     assert {entry.name for entry in tmp_path.iterdir()} == {path.name, "duplicates.npy"}
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_no_more_disk_is_taken_than_is_said(near, tmp_path, monkeypatch):
+    """Of documents that all share bands: descriptions, and at the end of the work what lies beside them."""
+    texts = [TextDocument("", f"{'the same words again and again ' * 20}{number}") for number in range(2000)]
+    path, taken = tmp_path / "0.npy", []
+    deduplication.write_descriptions(path, texts, near)
+    remove = shutil.rmtree
+
+    def measure(folder, **options):
+        taken.append(sum(entry.stat().st_size for entry in Path(folder).glob("*")))
+        remove(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", measure)
+    deduplication.find_duplicates(tmp_path / "result.npy", [path], not near, near)
+    taken.append((tmp_path / "result.npy").stat().st_size)
+    headers = 3 * 128
+    described, compared = deduplication.description_bytes(near), deduplication.scratch_bytes(near)
+    assert len(texts) * described <= path.stat().st_size <= len(texts) * described + headers
+    assert 0.9 * len(texts) * compared * near <= max(taken) <= len(texts) * compared + headers
 
 
 @pytest.mark.parametrize("parts", [[], [[]], [[], [""], ["—", "one"]]])
