@@ -567,5 +567,5 @@ def test_a_large_file_is_cut_whatever_the_case_of_its_ending(tmp_path, monkeypat
     for name in ("a.txt", "A.TXT"):
         content = "\n\n".join(f"Document {number} has these words." for number in range(20))
         path = write(tmp_path / name, content, name)
-        assert len(plan([path])) > 5
+        assert len(plan([path])) == 5
         assert texts_of(path) == content.split("\n\n")
