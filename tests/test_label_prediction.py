@@ -8,6 +8,7 @@ from command_line import RunFailure
 from label_prediction import LabelPredictor
 from labelled_data import Example, Sentence
 from labelled_features import build_features, build_tagged_features
+from stop_signal import EvaluationStopped
 from tokenization import SPECIAL_PIECES, Vocabulary
 from workers import ALONE, Workers
 
@@ -71,3 +72,17 @@ def test_of_words_only_the_outputs_that_count_are_looked_at():
 def test_a_failure_of_another_worker_ends_this_one():
     with pytest.raises(RunFailure, match=r"^worker 1: a failure$"):
         _predictor(Broken("[MASK]", 0.0), OtherFails(0, 2)).numbers(TEXTS, hide_progress=True)
+
+
+def test_the_prediction_may_be_ended_before_each_batch():
+    """Three texts in batches of two: the second is never computed."""
+    predictor, asked = _predictor(Broken("[MASK]", 0.0)), []
+
+    def end_at_the_second():
+        asked.append(predictor.clock.sequences)
+        if len(asked) == 2:
+            raise EvaluationStopped
+
+    with pytest.raises(EvaluationStopped):
+        predictor.numbers(TEXTS, hide_progress=True, check_stop=end_at_the_second)
+    assert asked == [0, 2]

@@ -400,6 +400,18 @@ def test_an_output_folder_of_another_run_is_refused(squad, trained):
     assert "seed 42 -> 7" in error
 
 
+def test_a_restart_on_other_answers_to_the_same_questions_is_refused(squad, trained, tmp_path):
+    content = json.loads((squad.folder / "data" / "train-v1.1.json").read_text())
+    paragraph = content["data"][0]["paragraphs"][3]
+    (answer,) = paragraph["qas"][0]["answers"]
+    first = paragraph["context"].split()[0]
+    assert answer["answer_start"] > 0
+    answer |= {"text": first, "answer_start": 0}
+    path = _write(tmp_path / "train.json", content)
+    error = squad.error(trained, "--do_train", "--joint_head=False", "--restore_checkpoint", train_file=path)
+    assert "made with other settings: training_labels" in error
+
+
 def test_another_vocabulary_is_refused(squad, tmp_path):
     vocabulary = (squad.folder / "encoder" / "vocab.txt").read_text()
     other = _write(tmp_path / "vocab.txt", vocabulary.replace("namea", "namez"))
