@@ -34,7 +34,7 @@ def example_lengths(
     read-only folder) each worker counts on its own, in every run.
 
     Args:
-        make_progress: called on all workers every other second while any of them counts.
+        make_progress: called on all workers about every second while any of them counts.
 
     Raises:
         CorruptShard: names the shard and record that is damaged, does not fit the run, or does not have its

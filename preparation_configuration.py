@@ -48,8 +48,8 @@ class PreparationConfig:
     language: str = option("en", "language that the cleaner `language` keeps", group="cleaning")
     decontaminate_against: str | None = option(
         None,
-        "comma-separated files of evaluation text (SQuAD's .json, .txt): documents that share 13 words in a "
-        "row with them are left out",
+        "comma-separated files of evaluation text (SQuAD's .json, .txt), or @FILE: documents that share 13 "
+        "words in a row with them are left out",
         group="cleaning",
     )
     n_training_shards: int = option(2048, "text shards for training, at most", group="sharding")

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import files
@@ -44,6 +44,9 @@ def check_alike(workers: Workers, config, data: Mapping[str, str]) -> None:
 def hold_folder(workers: Workers, flag: str, folder: str, *inside: str) -> Iterator[None]:
     """Make a run's folder and hold it for this run, and see that all workers have the same one.
 
+    What was made and is still empty is removed again where the run ends with an error: a refused start leaves
+    nothing.
+
     Args:
         flag: the flag and value that name the folder.
         inside: further folders to make.
@@ -51,12 +54,16 @@ def hold_folder(workers: Workers, flag: str, folder: str, *inside: str) -> Itera
     Raises:
         UsageError: another run holds it, or a worker's machine does not see what worker 0 writes.
     """
+    made: list[Path] = []
     with contextlib.ExitStack() as held:
 
         def hold() -> None:
             try:
-                for path in (folder, *inside):
-                    Path(path).mkdir(parents=True, exist_ok=True)
+                for path in map(Path, (folder, *inside)):
+                    made.extend(above for above in (path, *path.parents) if not above.exists())
+                    path.mkdir(parents=True, exist_ok=True)
+                # Called when the lock is released.
+                held.push(lambda kind, error, traceback: _remove_empty(made) if kind else None)
                 held.enter_context(files.lock_folder(folder))
             except BlockingIOError as error:
                 raise UsageError(f"{flag}: {folder} is {error}") from None
@@ -67,6 +74,13 @@ def hold_folder(workers: Workers, flag: str, folder: str, *inside: str) -> Itera
         if workers.size > 1:
             _see_shared(workers, Path(folder))
         yield
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    # The deepest first; one that holds something stays, with all above it.
+    for path in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _see_shared(workers: Workers, folder: Path) -> None:

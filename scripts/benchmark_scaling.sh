@@ -53,7 +53,7 @@ for ((round = 1; round <= rounds; round++)); do
   for count in "${counts[@]}"; do measure "$count" "$round"; done
 done
 
-gpus_found=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true)
+gpus_found=$(visible_gpus)
 printf '%7s %12s %10s   %s\n' workers sequences/s efficiency "of all rounds"
 for count in "${counts[@]}"; do
   rates=$(sort -n "$workspace/$count")

@@ -75,7 +75,9 @@ visible_gpus() {
   if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
     IFS=, read -ra named <<< "$CUDA_VISIBLE_DEVICES"
     for name in "${named[@]}"; do
+      name=${name// /}
       [[ -n $name && $name != -* && $name != NoDevFiles ]] || break
+      [[ ! $name =~ ^[0-9]+$ ]] || ((10#$name < found)) || break
       seen=$((seen + 1))
     done
     found=$((seen < found ? seen : found))

@@ -4,8 +4,8 @@
 #   bash scripts/supervise.sh --max_restarts 5 -- python run_pretraining.py --model_name first …
 #
 #   --max_restarts N    give up after so many restarts in a row without a new checkpoint between them (default 3)
-#   --checkpoints DIR   where new checkpoints show progress: anywhere below this folder (default: that of the run, by the
-#                       command's --model_name and --results_dir, or its --output_dir; without these results)
+#   --checkpoints DIR   where new checkpoints show progress: anywhere below this folder (default: the command's
+#                       --output_dir, or its --results_dir, else results, with the run of its --model_name)
 #   --pause SECONDS     before the first restart; doubled for each further one, up to five minutes (default 5)
 #
 # It gives up at once on exit code 2, a mistake that no restart mends, and when it is told to stop itself. A restart adds
@@ -51,16 +51,9 @@ value_of() {
 
 # run_folder ARGUMENT...: where the program that a command starts keeps its checkpoints, or where those of any run are.
 run_folder() {
-  local output name
-  output=$(value_of output_dir "$@") name=$(value_of model_name "$@")
-  if [[ -n $output ]]; then
-    echo "$output"
-  elif [[ -n $name ]]; then
-    output=$(value_of results_dir "$@")
-    echo "${output:-results}/models/$name"
-  else
-    echo results
-  fi
+  local output name results
+  output=$(value_of output_dir "$@") name=$(value_of model_name "$@") results=$(value_of results_dir "$@")
+  echo "${output:-${results:-results}${name:+/models/$name}}"
 }
 if [[ -z $checkpoints ]]; then checkpoints=$(run_folder "$@"); fi
 

@@ -97,6 +97,7 @@ def test_positionals_reach_both_phases_in_nvidias_order(launch):
         ("3", 1, "amp"),
         ("", 1, "tf32"),
         ("-1", 1, "tf32"),
+        ("1,9,2", 1, "amp"),
     ],
 )
 def test_a_launcher_takes_the_gpus_that_are_visible(
