@@ -213,8 +213,9 @@ def test_a_cancelled_job_leaves_a_checkpoint_and_nothing_running(
     cluster.wait_until_idle()
     assert cluster.show(job)["Restarts"] == "0"
     newest = max(int(name.split("-")[1]) for name in runs.checkpoints("cancelled"))
-    # Not one of the saves that were due: what the signal made them save.
-    assert 20 <= newest < 120 and newest % 8 != 0
+    # What the signal made them save, which by chance may be a save that was due.
+    assert 20 <= newest < 120
+    assert f"stopped by a signal after update {newest};" in cluster.output(job)
     # The second phase, in a job of its own, waits for the first, which goes on from there.
     first = _submit(cluster, settings, "cancelled", PHASE="1", RESUME_TRAINING="true")
     second = _submit(cluster, settings, "cancelled", f"--dependency=afterok:{first}", PHASE="2")
