@@ -365,3 +365,13 @@ def test_a_wrong_flag_is_answered_without_tensorflow():
     """Nothing that the program imports before its flags are checked loads TensorFlow."""
     code = "import run_inference, sys; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_a_closed_standard_input_is_no_traceback():
+    """As some daemons leave it; a question on the command line needs none."""
+    command = '"$0" run_inference.py --electra_model ./nowhere --question a --context b <&-'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "--electra_model ./nowhere" in line

@@ -415,14 +415,13 @@ def test_a_signal_after_the_last_update_of_one_worker_counts_for_all(monkeypatch
     assert (done, stop.exit_code) == (1, 143)
 
 
-def test_a_signal_is_remembered_and_one_that_follows_at_once_is_the_same():
-    """As from a batch system to the whole group and from the launcher again; a later one kills."""
-    code = """
+def _ends_by_a_later_sigterm(told: str) -> None:
+    """A process that has been told to stop so still saves; a SIGTERM two seconds later ends it."""
+    code = f"""
 import os, signal, time
 from stop_signal import StopSignal
 stop = StopSignal()
-for _ in range(2):
-    os.kill(os.getpid(), signal.SIGTERM)
+{told}
 assert stop.exit_code == 143
 print("saved", flush=True)
 time.sleep(2.1)
@@ -431,26 +430,28 @@ print("still there", flush=True)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == -signal.SIGTERM and done.stdout == "saved\n", done.stderr
+
+
+def test_a_signal_is_remembered_and_one_that_follows_at_once_is_the_same():
+    """As from a batch system to the whole group and from the launcher again; a later one kills."""
+    _ends_by_a_later_sigterm(
+        """
+for _ in range(2):
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    )
 
 
 def test_the_end_of_the_time_only_reminds_who_was_told_before_it():
     """SIGUSR1 ahead of a limit, SIGTERM at it, as Slurm sends them: only a further SIGTERM kills."""
-    code = """
-import os, signal, time
-from stop_signal import StopSignal
-stop = StopSignal()
+    _ends_by_a_later_sigterm(
+        """
 os.kill(os.getpid(), signal.SIGUSR1)
 time.sleep(2.1)
 for number in (signal.SIGUSR1, signal.SIGTERM):
     os.kill(os.getpid(), number)
-assert stop.exit_code == 143
-print("saved", flush=True)
-time.sleep(2.1)
-os.kill(os.getpid(), signal.SIGTERM)
-print("still there", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == -signal.SIGTERM and done.stdout == "saved\n", done.stderr
+    )
 
 
 def test_an_update_longer_than_the_stall_timeout_makes_progress_with_its_micro_batches(tmp_path, monkeypatch):
