@@ -23,8 +23,9 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-# A job that is queued again waits until the credentials of its last start are void.
-AuthInfo=socket={folder}/munge.socket,cred_expire=4
+# A job that is queued again waits until the credentials of its last start are void (fewer seconds than 5 are taken
+# for the default, two minutes), then for the scheduler, which looks once a minute unless told otherwise.
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -35,6 +36,7 @@ SwitchType=switch/none
 MpiDefault=none
 ReturnToService=2
 SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,bf_interval=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 KillWait=20
@@ -142,7 +144,7 @@ class SlurmCluster:
         """Wait until a job has printed something."""
         self.wait_for(lambda: text in self.output(job), job, seconds)
 
-    def wait_for_end(self, job: int, seconds: float = 240) -> str:
+    def wait_for_end(self, job: int, seconds: float = 600) -> str:
         """Wait for the last end of a job; returns its state, as COMPLETED."""
         going = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED"}
         self.wait_for(lambda: self.show(job)["JobState"] not in going, job, seconds)
