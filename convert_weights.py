@@ -9,7 +9,6 @@ folder), or a name on the Hugging Face hub. Two networks go to discriminator/ an
 folder, one goes to the folder itself. Each gets a model card, README.md.
 """
 
-import os
 from pathlib import Path
 
 import converted_card
@@ -17,12 +16,13 @@ import pretrained_models
 import weight_conversion
 from command_line import parse, run_program
 from conversion_configuration import ConvertConfig
+from device import prepare_tensorflow
 from pretrained_models import NETWORKS, PretrainedModel
 
 
 def main() -> int:
     config = parse(ConvertConfig, description=__doc__)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    prepare_tensorflow()
     networks = pretrained_models.load_networks(config.input, "input")
     output = Path(config.output)
     folders = [output] if len(networks) == 1 else [output / name for name in NETWORKS]

@@ -80,6 +80,18 @@ def set_up_device(precision: str, *, deterministic: bool, seed: int) -> None:
     keras.utils.set_random_seed(seed & 0xFFFFFFFF)
 
 
+def prepare_tensorflow() -> None:
+    """Set what TensorFlow reads from the environment; to be called before it loads.
+
+    Its notes on loading are left out. On every x86 processor products are oneDNN's: by itself TensorFlow uses
+    them only where there is AVX-512 VNNI or the like, and elsewhere Eigen's, which are slower and take more
+    memory (docs/performance.md). What the environment has stands.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep large freed blocks for the next update; to be called before TensorFlow loads.
 

@@ -10,7 +10,6 @@ of the weights.
 """
 
 import importlib.metadata
-import os
 from pathlib import Path
 
 import files
@@ -18,7 +17,7 @@ import saved_model_card
 import weight_conversion
 from answering_inputs import open_answering
 from command_line import UsageError, parse, run_program
-from device import set_up_device
+from device import prepare_tensorflow, set_up_device
 from squad_configuration import SavedModelConfig
 
 # The card, and all that tf.saved_model.save writes for a model without files of its own.
@@ -39,7 +38,7 @@ def main() -> int:
     weight_conversion.check_replaceable(folder, "output_dir", kind="SavedModel", written=_WRITTEN)
     text_version = _version_of_tensorflow_text()
     inputs = open_answering(config)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    prepare_tensorflow()
     card = saved_model_card.render(inputs, config.batch_size, _check_version(text_version))
     set_up_device("fp32", deterministic=False, seed=0)
     import serving_model

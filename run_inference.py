@@ -24,7 +24,7 @@ from tqdm import tqdm
 from answering_inputs import load_named, make_question, open_answering
 from command_line import UsageError, parse, run_program
 from detection_inputs import open_detection, tells_tokens_apart
-from device import set_up_device
+from device import prepare_tensorflow, set_up_device
 from pretrained_models import PretrainedModel
 from squad_configuration import InferenceConfig
 
@@ -34,6 +34,7 @@ _PROMPT_HELP = "an empty line ends; /context TEXT or /context @FILE changes the 
 
 def main() -> int:
     config = parse(InferenceConfig, description=__doc__)
+    prepare_tensorflow()
     # A terminal of another encoding must not end a session, nor a stray byte in what is piped in.
     if sys.stdin is None:
         # Closed by whoever started this: nothing can be read from it.
@@ -66,7 +67,6 @@ def _server():
 
 def _set_up(config: InferenceConfig) -> dict:
     """Load TensorFlow, now that the flags are known to be good; returns how a network is to compute."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     set_up_device(config.precision, deterministic=False, seed=0)
     return {"batch_size": config.batch_size, "jit_compile": config.xla}
 

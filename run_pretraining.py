@@ -7,19 +7,18 @@ The same command with --restore_checkpoint goes on after an interruption; with -
 sequences, it starts the second phase.
 """
 
-import os
-
 import pretrained_models
 import pretraining_inputs
 from command_line import parse, run_program
 from configuration import PretrainingConfig
-from device import keep_freed_memory, take_share
+from device import keep_freed_memory, prepare_tensorflow, take_share
 from worker_checks import check_alike, hold_folder
 from workers import Workers, find_workers
 
 
 def main() -> int:
     config = parse(PretrainingConfig, description=__doc__)
+    prepare_tensorflow()
     keep_freed_memory()
     workers = find_workers(config.stall_timeout, log_all_ranks=config.log_all_ranks)
     take_share(workers, config.affinity)
@@ -34,7 +33,6 @@ def _run(config: PretrainingConfig, workers: Workers) -> int:
     inputs = pretraining_inputs.open_inputs(config, workers)
     check_alike(workers, config, {"pretrain_tfrecords": inputs.training.fingerprint()})
     # TensorFlow takes seconds to load: it is imported when the flags are known to be good.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if config.show_update or config.dry_run or config.do_eval_only:
         return _look(config, inputs, workers)
     name = f"--model_name {config.model_name}"

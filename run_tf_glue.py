@@ -11,11 +11,9 @@ Writes predictions.tsv, results.json, the fine-tuned model in model/, and for GL
 files of submission/. The same command with --restore_checkpoint goes on after an interruption.
 """
 
-import os
-
 import glue_inputs
 from command_line import parse, run_program
-from device import keep_freed_memory, take_share
+from device import keep_freed_memory, prepare_tensorflow, take_share
 from finetuning_inputs import check_output_dir
 from glue_configuration import GlueConfig
 from worker_checks import check_alike, hold_folder
@@ -24,9 +22,9 @@ from workers import Workers, find_workers
 
 def main() -> int:
     config = parse(GlueConfig, description=__doc__)
+    prepare_tensorflow()
     keep_freed_memory()
     # TensorFlow is loaded only when the flags are known to be good, or to read a checkpoint of its own.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     workers = find_workers(config.stall_timeout, log_all_ranks=config.log_all_ranks)
     take_share(workers, config.affinity)
     with workers.broken_exchange():

@@ -7,11 +7,9 @@ Writes predictions.json, nbest_predictions.json, null_odds.json (SQuAD 2.0) and 
 fine-tuned model in model/. The same command with --restore_checkpoint goes on after an interruption.
 """
 
-import os
-
 import squad_inputs
 from command_line import parse, run_program
-from device import keep_freed_memory, take_share
+from device import keep_freed_memory, prepare_tensorflow, take_share
 from finetuning_inputs import check_output_dir
 from squad_configuration import SquadConfig
 from worker_checks import check_alike, hold_folder
@@ -22,9 +20,9 @@ def main() -> int:
     config = parse(SquadConfig, description=__doc__)
     for warning in config.unused_flags():
         print(f"warning: {warning}")
+    prepare_tensorflow()
     keep_freed_memory()
     # TensorFlow is loaded only when the flags are known to be good, or to read a checkpoint of its own.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     workers = find_workers(config.stall_timeout, log_all_ranks=config.log_all_ranks)
     take_share(workers, config.affinity)
     with workers.broken_exchange():

@@ -242,7 +242,6 @@ def find_workers(stall_timeout: int = 600, *, log_all_ranks: bool = False) -> Wo
     size = tasks if by_srun else int(next(iter(sizes), 1))
     if size == 1:
         return ALONE
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Horovod's own limits come later than stall_watch.py's, which can say what each worker is doing.
     os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(2 * stall_timeout))
     os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(2 * stall_timeout))

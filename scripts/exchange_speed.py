@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from timed_steps import StepConfig
 
 from command_line import UsageError, option, parse, require_at_least, run_program
-from device import take_share
+from device import prepare_tensorflow, take_share
 from workers import find_workers
 
 
@@ -38,6 +38,7 @@ class ExchangeConfig:
 
 def main() -> int:
     config = parse(ExchangeConfig, description=__doc__)
+    prepare_tensorflow()
     workers = find_workers()
     if workers.size == 1:
         raise UsageError("one worker exchanges nothing: python start_workers.py --workers N -- python …")

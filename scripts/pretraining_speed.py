@@ -14,7 +14,6 @@ import importlib.util
 import itertools
 import json
 import multiprocessing
-import os
 import statistics
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ import files
 import machine_ceiling
 from architecture import MODEL_SIZES
 from command_line import RunFailure, UsageError, option, parse, require, require_at_least, run_program
+from device import prepare_tensorflow
 from model_flops import pretraining_flops
 
 _FIRST_PHASE_LENGTH = 128
@@ -176,7 +176,7 @@ def _ceilings(precisions: list[str], seconds: float) -> tuple[dict[str, float], 
 
 
 def _measure_ceilings(precisions: list[str], seconds: float) -> tuple[dict[str, float], bool]:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    prepare_tensorflow()
     import tensorflow as tf
 
     ceilings = {precision: machine_ceiling.measure(precision, seconds) for precision in precisions}

@@ -17,7 +17,7 @@ from timed_steps import StepConfig, peak_resident_bytes, synthetic_batch, take_t
 
 from batching import UpdateData
 from command_line import parse, run_program
-from device import keep_freed_memory, take_share
+from device import keep_freed_memory, prepare_tensorflow, take_share
 from workers import Workers, find_workers
 
 _LEARNING_RATE = 1e-4
@@ -25,6 +25,7 @@ _LEARNING_RATE = 1e-4
 
 def main() -> int:
     settings = parse(StepConfig, description=__doc__)
+    prepare_tensorflow()
     keep_freed_memory()
     workers = find_workers()
     take_share(workers, "none")

@@ -9,7 +9,6 @@ TensorFlow's profiler. The parts' times, forward and backward together, add up t
 
 import dataclasses
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from timed_steps import PRECISIONS, StepConfig
 
 from architecture import MODEL_SIZES
 from command_line import UsageError, option, parse, require_at_least, run_program
-from device import keep_freed_memory, take_share
+from device import keep_freed_memory, prepare_tensorflow, take_share
 from workers import ALONE
 
 
@@ -62,7 +61,7 @@ class ProfileConfig:
 
 def main() -> int:
     config = parse(ProfileConfig, description=__doc__)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    prepare_tensorflow()
     keep_freed_memory()
     import tensorflow as tf
 

@@ -143,9 +143,7 @@ class Contender:
         self._process = None
         start = time.perf_counter()
         try:
-            self._process = child_processes.start(
-                [*command, *flags], os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}, stdout=subprocess.PIPE
-            )
+            self._process = child_processes.start([*command, *flags], stdout=subprocess.PIPE)
             self._answer()
             self.seconds_to_first_step = time.perf_counter() - start
             for _ in range(_FURTHER_WARM_UP):

@@ -1,6 +1,5 @@
 """What several test files share."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import lean_imports
+from device import prepare_tensorflow
 
 lean_imports.keep_keras_lean()
 # Before any test loads TensorFlow, and passed on to the programs that tests start.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+prepare_tensorflow()
 
 ROOT = Path(__file__).parents[1]
 

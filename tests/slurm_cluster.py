@@ -23,8 +23,8 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-# A job that is queued again waits until the credentials of its last start are void (fewer seconds than 5 are taken
-# for the default, two minutes), then for the scheduler, which looks once a minute unless told otherwise.
+# A job that is queued again waits until the credentials of its last start are void (fewer seconds than 5
+# are taken for the default, two minutes), then for the scheduler, by default up to another minute.
 AuthInfo=socket={folder}/munge.socket,cred_expire=10
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n

@@ -1,9 +1,15 @@
-"""A worker's share of the machine: the GPU of its local rank, and no more workers than there are GPUs."""
+"""A process and its device: the GPU of a worker's rank, a full memory, what TensorFlow reads as it loads."""
+
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
+from training_runs import ROOT
 
 from command_line import RunFailure, UsageError
-from device import memory_named, take_share
+from device import memory_named, prepare_tensorflow, take_share
 from workers import Workers
 
 
@@ -56,3 +62,25 @@ def test_a_full_device_is_one_line_with_what_takes_less():
     )
     with pytest.raises(ValueError, match="another"), memory_named("less"):
         raise ValueError("another")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere TensorFlow itself chooses")
+@pytest.mark.parametrize(("chosen", "used"), [(None, "True"), ("0", "False")])
+def test_products_are_onednns_unless_the_user_says_otherwise(chosen, used):
+    program = (
+        "import device; device.prepare_tensorflow()\n"
+        "from tensorflow.python.util import _pywrap_util_port\n"
+        "print(_pywrap_util_port.IsMklEnabled())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    if chosen is not None:
+        environment["TF_ENABLE_ONEDNN_OPTS"] = chosen
+    command = [sys.executable, "-c", program]
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert found.stdout.strip() == used, found.stderr
+
+
+def test_the_users_own_level_of_tensorflows_notes_stands(monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    prepare_tensorflow()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"

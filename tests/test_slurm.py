@@ -134,7 +134,9 @@ def settings(runs: Runs, tmp_path_factory) -> dict[str, str]:
     found = SETTINGS | {"RESULTS_DIR": str(runs.results)}
     for phase, length in ((1, 32), (2, 64)):
         config = folder / f"phase{phase}.json"
-        config.write_text(json.dumps(MODEL | NO_DROPOUT | {"max_seq_length": length, "log_freq": 4}))
+        # As in TRAINING: compiling takes longer than these updates, and four workers share two processors.
+        own = {"max_seq_length": length, "log_freq": 4, "compile_chains": False}
+        config.write_text(json.dumps(MODEL | NO_DROPOUT | own))
         found[f"CONFIG_P{phase}"] = str(config)
         found[f"PRETRAIN_TFRECORDS_P{phase}"] = str(runs.shards(length))
     return found
