@@ -11,6 +11,7 @@ and a seed: cheap enough to be computed again in the backward pass, so no mask i
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -83,6 +84,30 @@ def _column_sums(rows: tf.Tensor) -> tf.Tensor:
     # Quicker on a CPU. A GPU would round to TF32.
     ones = tf.ones([1, dimensions(rows)[0]], rows.dtype)
     return tf.squeeze(tf.matmul(ones, rows), 0)
+
+
+class Normalized(NamedTuple):
+    """What a LayerNorm gives, and what it was made of.
+
+    The gradient of a product with the outputs needs no more than the normal values, which LayerNorm's own
+    gradient keeps in any case, so that the outputs can be let go of.
+
+    Attributes:
+        outputs: [rows, width], normal * gamma + beta.
+        normal: [rows, width], of mean 0 and variance 1 in each row; gets no gradient.
+        gamma, beta: float32 [width].
+    """
+
+    outputs: tf.Tensor
+    normal: tf.Tensor
+    gamma: tf.Tensor
+    beta: tf.Tensor
+
+    def kernel_gradient(self, upstream: tf.Tensor, column_sums: tf.Tensor) -> tf.Tensor:
+        """outputs^T upstream, [width, columns], from the sums over all rows of upstream [rows, columns]."""
+        of_normal = tf.matmul(self.normal, upstream, transpose_a=True)
+        scaled = self.gamma[:, None] * tf.cast(of_normal, tf.float32)
+        return tf.cast(scaled + self.beta[:, None] * tf.cast(column_sums, tf.float32), upstream.dtype)
 
 
 # ---------------------------------------------------------------------------------------------- dropout
@@ -166,23 +191,36 @@ def gelu_of_sum(products: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     return _gelu(products, bias), gradient
 
 
-@with_gradient
-def gelu_of_sum_times(products: tf.Tensor, bias: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """gelu(products + bias) kernel, [rows, units]: the middle of a feed-forward.
+def feed_forward(
+    states: Normalized, kernel: tf.Tensor, bias: tf.Tensor, output_kernel: tf.Tensor
+) -> tf.Tensor:
+    """gelu(states kernel + bias) output_kernel, [rows, units].
 
-    gelu's values are not kept but computed again: with `products` they are the largest tensors of a layer.
+    Of the forward pass it keeps the inner products alone, the largest tensors of a layer: gelu's values are
+    computed again, and the outputs of the LayerNorm before it are not needed (Normalized).
 
     Args:
-        products: [rows, columns]. bias: [columns]. kernel: [columns, units].
+        kernel: [width, columns]. bias: [columns]. output_kernel: [columns, units].
     """
 
-    def gradient(upstream):
-        again = _after(upstream, bias)
-        of_kernel = tf.matmul(_gelu(products, again), upstream, transpose_a=True)
-        of_sum = _gelu_gradient(products, again, tf.matmul(upstream, kernel, transpose_b=True))
-        return of_sum, _column_sums(of_sum), of_kernel
+    @with_gradient
+    def fed_forward(outputs, kernel, bias, output_kernel):
+        products = tf.matmul(outputs, kernel)
 
-    return tf.matmul(_gelu(products, bias), kernel), gradient
+        def gradient(upstream):
+            again = _after(upstream, bias)
+            of_output_kernel = tf.matmul(_gelu(products, again), upstream, transpose_a=True)
+            # gelu's values are let go of before as large a tensor is made.
+            with tf.control_dependencies([of_output_kernel]):
+                of_gelu = tf.matmul(upstream, output_kernel, transpose_b=True)
+            of_sum = _gelu_gradient(products, again, of_gelu)
+            of_bias = _column_sums(of_sum)
+            of_kernel = states.kernel_gradient(of_sum, of_bias)
+            return tf.matmul(of_sum, kernel, transpose_b=True), of_kernel, of_bias, of_output_kernel
+
+        return tf.matmul(_gelu(products, bias), output_kernel), gradient
+
+    return fed_forward(states.outputs, kernel, bias, output_kernel)
 
 
 @chain
@@ -216,7 +254,7 @@ def residual_layer_norm(
     epsilon: float,
     rate: float,
     seed: tf.Tensor | None,
-) -> tf.Tensor:
+) -> Normalized:
     """LayerNorm(dropout(products + bias) + residual) (Ba et al. 2016), statistics in float32.
 
     Args:
@@ -233,7 +271,7 @@ def residual_layer_norm(
             products, bias, residual, gamma, beta, seed, epsilon=epsilon, rate=rate
         )
 
-        def gradient(upstream):
+        def gradient(upstream, _):
             # A gather of some rows hands down slices.
             upstream = tf.convert_to_tensor(upstream)
             of_residual, of_products, of_gamma = _residual_layer_norm_gradient(
@@ -247,10 +285,12 @@ def residual_layer_norm(
                 tf.cast(_column_sums(upstream), beta.dtype),
             )
 
-        return outputs, gradient
+        return (outputs, normal), gradient
 
     with tf.name_scope("layer_norm"):
-        return normalized(products, bias, residual, gamma, beta)
+        outputs, normal = normalized(products, bias, residual, gamma, beta)
+        fixed = (tf.stop_gradient(tensor) for tensor in (normal, gamma, beta))
+        return Normalized(outputs, *fixed)
 
 
 @chain

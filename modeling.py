@@ -143,7 +143,7 @@ class ResidualOutput(keras.layers.Layer):
         """[input size, hidden size], in the compute type."""
         return _cast_weight(self.dense, self.dense.kernel)
 
-    def call(self, products, residual, dropout_seed=None):
+    def call(self, products, residual, dropout_seed=None) -> fused_operations.Normalized:
         """products: [rows, hidden size], inputs times `kernel()`; dropout_seed: of this place alone."""
         return fused_operations.residual_layer_norm(
             products,
@@ -186,10 +186,10 @@ class EncoderLayer(keras.layers.Layer):
             products = tf.matmul(context, self.attention_output.kernel())
             attended = self.attention_output(products, hidden, of_attention)
         with tf.name_scope("feed_forward"):
-            products = fused_operations.gelu_of_sum_times(
-                *_product(self.intermediate, attended), self.feed_forward_output.kernel()
-            )
-            return self.feed_forward_output(products, attended, of_feed_forward)
+            inner = self.intermediate
+            weights = (_cast_weight(inner, inner.kernel), _cast_weight(inner, inner.bias))
+            products = fused_operations.feed_forward(attended, *weights, self.feed_forward_output.kernel())
+            return self.feed_forward_output(products, attended.outputs, of_feed_forward).outputs
 
 
 class Encoder(keras.layers.Layer):

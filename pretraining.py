@@ -69,7 +69,17 @@ class PretrainingModel(keras.layers.Layer):
         return {variable.path.removeprefix(prefix): variable.value for variable in self.trainable_variables}
 
     def call(self, batch, normalizers, dropout_seed=None, per_sequence=False):
-        """The loss of a micro-batch and its metric sums.
+        """The sum of `loss_parts`: the loss of a micro-batch and its metric sums."""
+        loss, sums = tf.constant(0.0), {}
+        for part, part_sums in self.loss_parts(batch, normalizers, dropout_seed, per_sequence):
+            loss += part
+            sums |= part_sums
+        return loss, sums
+
+    def loss_parts(self, batch, normalizers, dropout_seed=None, per_sequence=False):
+        """The generator's part of a micro-batch's loss, then the discriminator's, with their metric sums.
+
+        No gradient goes from one to the other, as none passes the samples.
 
         Args:
             batch: what masking.mask_batch or packed_data.pack_batch returns, as tensors.
@@ -77,13 +87,11 @@ class PretrainingModel(keras.layers.Layer):
             dropout_seed: int32 [2], or None for no dropout.
             per_sequence: give the sums of each sequence, [batch, …], in place of the micro-batch's.
 
-        Returns:
-            loss: float32 scalar, this micro-batch's part of
-                gen_weight * sum(w * nll) / (sum(w) + 1e-6)
-                + disc_weight * sum(mask * bce) / (sum(mask) + 1e-6).
+        Yields:
+            loss: float32 scalar, the micro-batch's share of gen_weight * sum(w * nll) / (sum(w) + 1e-6), then
+                of disc_weight * sum(mask * bce) / (sum(mask) + 1e-6).
             sums: float64 tensors by name, to be added over micro-batches and workers (see `metrics`).
         """
-        loss = tf.constant(0.0)
         total = _SumsOfEach(batch) if per_sequence else _SumsOfAll()
         with tf.name_scope("metrics"):
             sums = _count_sums(batch, total)
@@ -95,13 +103,17 @@ class PretrainingModel(keras.layers.Layer):
                 pick_losses, probabilities, predictions = softmax_losses(generator_logits, targets)
                 weights = tf.reshape(batch["masked_lm_weights"], [-1])
                 pick_loss = tf.reduce_sum(weights * pick_losses) / (normalizers["picks"] + _EPSILON)
-                loss += self._config.gen_weight * pick_loss
             with tf.name_scope("metrics"):
                 sums |= _masked_lm_sums(batch, predictions, pick_losses, weights, total)
         if self.discriminator_head is not None:
+            # Before anything is yielded, so that probabilities need not be kept for it.
             with tf.name_scope("sampling"):
                 samples = self._sample(batch, generator_logits, probabilities)
                 corrupted = _put_samples(batch, samples)
+        if self.masked_lm_head is not None:
+            yield self._config.gen_weight * pick_loss, sums
+            sums = {}
+        if self.discriminator_head is not None:
             hidden = self._encode(self.electra, corrupted, batch, dropout_seed)
             logits = self.discriminator_head(hidden)
             with tf.name_scope("losses"):
@@ -109,11 +121,10 @@ class PretrainingModel(keras.layers.Layer):
                 token_weights = tf.reshape(tf.cast(batch["input_mask"], tf.float32), [-1])
                 token_losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=replaced, logits=logits)
                 token_loss = tf.reduce_sum(token_weights * token_losses) / (normalizers["tokens"] + _EPSILON)
-                loss += self._config.disc_weight * token_loss
             with tf.name_scope("metrics"):
                 sums |= _sample_sums(batch, samples, total)
                 sums |= _discriminator_sums(logits, token_losses, replaced, token_weights, total)
-        return loss, sums
+            yield self._config.disc_weight * token_loss, sums
 
     def _masked_lm_logits(self, batch, dropout_seed) -> tf.Tensor:
         """float32 [batch * picks, padded vocabulary]: the head sees the picked positions alone."""

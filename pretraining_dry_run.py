@@ -90,7 +90,7 @@ def _report(
     variables = model.named_variables()
     optimizer = make_optimizer(config, variables)
     engine = Engine(
-        model,
+        model.loss_parts,
         variables,
         optimizer,
         accumulation_steps=shape.accumulation_steps,

@@ -37,6 +37,7 @@ from pretraining_data import (
 )
 from pretraining_inputs import Inputs, Start, batch_arithmetic, batch_shape, meaning
 from stop_signal import StopSignal
+from training import LossParts
 from training_run import TrainingRun, arrays, set_up_training
 from workers import Workers
 
@@ -190,6 +191,9 @@ class PretrainingRun(TrainingRun):
         self._log_end(meter, stop)
         self.close()
         return stop.exit_code
+
+    def _loss_parts(self) -> LossParts:
+        return self._model.loss_parts
 
     def _metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return metrics(sums, self._config)

@@ -1,8 +1,9 @@
 """The training engine, for every task: one update, and the loop around it.
 
 An update is: gradients of k micro-batches -> sum -> remove the loss scale -> clip by global norm -> apply.
-The task hands in a function from a micro-batch to its share of the update's loss and to metric sums; because
-those shares are divided by the whole update's counts, the sum over micro-batches is exact.
+The task hands in a function from a micro-batch to its share of the update's loss, in one part or several, and
+to metric sums; because those shares are divided by the whole update's counts, the sum over micro-batches is
+exact.
 """
 
 import collections
@@ -18,6 +19,7 @@ import tensorflow as tf
 from batching import UpdateData
 from command_line import EXIT_INTERRUPTED, EXIT_TERMINATED, RunFailure
 from keyed_random import derive_key
+from loss_scale import LossScale
 from optimization import Optimizer, Schedule
 from stall_watch import WAITING, StallWatch
 from stop_signal import EvaluationStopped, StopSignal
@@ -27,7 +29,8 @@ from workers import ALONE, Workers
 CLIP_NORM = 1.0
 
 Sums = dict[str, np.ndarray]
-LossFunction = Callable[[Mapping, Mapping, tf.Tensor | None], tuple[tf.Tensor, dict[str, tf.Tensor]]]
+LossPart = tuple[tf.Tensor, dict[str, tf.Tensor]]
+LossParts = Callable[[Mapping, Mapping, tf.Tensor | None], Iterator[LossPart]]
 
 
 @dataclass(frozen=True)
@@ -40,61 +43,12 @@ class UpdateResult:
     sums: dict[str, tf.Tensor]
 
 
-class LossScale:
-    """Dynamic loss scaling for float16: halved by an overflow, doubled after 2,000 updates without one.
-
-    Args:
-        shares: micro-batches that an update's loss is divided among, on all workers. The gradient of one is
-            that much smaller than the update's, and the first scale that much higher.
-
-    Attributes:
-        shares: the power of two next below them, which changes no digit.
-    """
-
-    INITIAL = 2.0**15
-    _GROWTH_INTERVAL = 2000
-
-    def __init__(self, enabled: bool, shares: int = 1):
-        self.enabled = enabled
-        self.shares = 2.0 ** (shares.bit_length() - 1)
-        self.value = self.INITIAL * self.shares if enabled else 1.0
-        self.updates_without_overflow = 0
-
-    @property
-    def of_one_share(self) -> float:
-        """The scale as it would be of an update that is not divided."""
-        return self.value / self.shares
-
-    def update(self, applied: bool) -> None:
-        if not self.enabled:
-            return
-        self.updates_without_overflow = self.updates_without_overflow + 1 if applied else 0
-        if not applied:
-            self.value /= 2
-        elif self.updates_without_overflow % self._GROWTH_INTERVAL == 0:
-            self.value *= 2
-
-    def state(self) -> dict:
-        return {
-            "enabled": self.enabled,
-            "value": self.value,
-            "shares": self.shares,
-            "updates_without_overflow": self.updates_without_overflow,
-        }
-
-    def restore(self, state: dict) -> None:
-        """Go on with a checkpoint's scale; with the first one where the checkpoint's run had none."""
-        # Checkpoints from before `enabled` was in them have 1 there.
-        if self.enabled and state.get("enabled", state["value"] != 1.0):
-            self.value = state["value"] * self.shares / state.get("shares", self.shares)
-            self.updates_without_overflow = state["updates_without_overflow"]
-
-
 class Engine:
     """Computes updates of a model's variables.
 
     Args:
-        loss_function: (micro-batch, normalizers, dropout seed) -> (share of the loss, metric sums).
+        loss_parts: (micro-batch, normalizers, dropout seed) -> parts of its share of the loss, each with
+            metric sums of its own; each is differentiated before the next is computed, none through another.
         variables: the variables to train, by name.
         workers: their gradients are summed, once an update.
         float16_exchange: the workers' gradients travel as float16.
@@ -111,7 +65,7 @@ class Engine:
 
     def __init__(
         self,
-        loss_function: LossFunction,
+        loss_parts: LossParts,
         variables: dict[str, tf.Variable],
         optimizer: Optimizer,
         *,
@@ -123,7 +77,7 @@ class Engine:
         float16_exchange: bool = False,
         lengths_vary: bool = False,
     ):
-        self._loss_function = loss_function
+        self._loss_parts = loss_parts
         self._variables = variables
         self._optimizer = optimizer
         self._seed, self._workers, self._float16_exchange = seed, workers, float16_exchange
@@ -230,17 +184,25 @@ class Engine:
         return np.array([key & 0x7FFFFFFF, key >> 33], np.int32)
 
     def _compute_gradients(self, batch, normalizers, seed, scale):
-        with tf.GradientTape() as tape:
-            loss, sums = self._loss_function(batch, normalizers, seed)
-            scaled_loss = loss * scale
-        with tf.name_scope("gradients"):
-            gradients = tape.gradient(scaled_loss, list(self._variables.values()))
-            # Embedding gradients come as slices; they are summed into the dense form once, here.
-            dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        # That loses the static shape where a batch's length is not known while tracing.
-        for gradient, variable in zip(dense, self._variables.values(), strict=True):
+        variables = list(self._variables.values())
+        parts = self._loss_parts(batch, normalizers, seed)
+        loss, sums, gradients = tf.constant(0.0), {}, [None] * len(variables)
+        while True:
+            # No part is computed before the gradients of the one before, so that what they need is let go of.
+            earlier = [gradient for gradient in gradients if gradient is not None]
+            with tf.control_dependencies(earlier), tf.GradientTape() as tape:
+                part = next(parts, None)
+            if part is None:
+                break
+            loss += part[0]
+            sums |= part[1]
+            with tf.name_scope("gradients"):
+                of_part = tape.gradient(part[0], variables, output_gradients=scale)
+                gradients = [_sum_where_given(*pair) for pair in zip(gradients, of_part, strict=True)]
+        # A dense form of slices has no static shape where a batch's length is not known while tracing.
+        for gradient, variable in zip(gradients, variables, strict=True):
             gradient.set_shape(variable.shape)
-        return loss, sums, dict(zip(self._variables, dense, strict=True))
+        return loss, sums, dict(zip(self._variables, gradients, strict=True))
 
     def _accumulate_micro_batch(self, batch, normalizers, seed, scale):
         loss, sums, gradients = self._gradients(batch, normalizers, seed, scale)
@@ -284,6 +246,24 @@ class Engine:
         for accumulator in self._accumulators.values():
             accumulator.assign(tf.zeros_like(accumulator))
         return norm, applied
+
+
+def _sum_where_given(earlier: tf.Tensor | None, gradient) -> tf.Tensor | None:
+    """The sum of gradients, dense; None stands for zero."""
+    if gradient is None:
+        return earlier
+    # Embedding gradients come as slices; they are summed into the dense form once, here.
+    gradient = tf.convert_to_tensor(gradient)
+    return gradient if earlier is None else earlier + gradient
+
+
+def in_one_part(loss_function: Callable[..., LossPart]) -> LossParts:
+    """A loss that is differentiated as a whole, as an Engine wants it."""
+
+    def parts(*arguments) -> Iterator[LossPart]:
+        yield loss_function(*arguments)
+
+    return parts
 
 
 def add_sums(left: Mapping, right: Mapping) -> dict:

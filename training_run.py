@@ -30,7 +30,7 @@ from start_up import StartUp
 from stop_signal import StopSignal
 from telemetry import UNITS, DllLog, Meter, TensorBoardLog, duration
 from tokenization import Vocabulary
-from training import Engine, Hooks, LoopPlan, UpdateResult, Window, run_loop
+from training import Engine, Hooks, LoopPlan, LossParts, UpdateResult, Window, in_one_part, run_loop
 from workers import Workers
 
 
@@ -81,7 +81,7 @@ class TrainingRun(abc.ABC):
         self._variables = self._model.named_variables()
         self._optimizer = make_optimizer(self._variables)
         self._engine = Engine(
-            self._model,
+            self._loss_parts(),
             self._variables,
             self._optimizer,
             accumulation_steps=config.accumulation_steps(workers.size),
@@ -131,6 +131,10 @@ class TrainingRun(abc.ABC):
     @abc.abstractmethod
     def _checkpoint_state(self) -> dict:
         """What a checkpoint's state.json has beside what all tasks record."""
+
+    def _loss_parts(self) -> LossParts:
+        """The loss as the engine wants it."""
+        return in_one_part(self._model)
 
     def _log_line(self, values: dict[str, float]) -> str:
         """The task's part of the line at a terminal."""

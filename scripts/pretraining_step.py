@@ -67,7 +67,7 @@ def make_step(settings: StepConfig, workers: Workers) -> Callable[[], None]:
         weight_decay_rate=config.weight_decay_rate,
     )
     engine = Engine(
-        model,
+        model.loss_parts,
         variables,
         optimizer,
         accumulation_steps=config.gradient_accumulation_steps,

@@ -19,12 +19,15 @@ if (($#)); then
     exec .venv/bin/python -m pytest "$@"
 fi
 
-# Two runs, so that a broken unit shows before the long trainings start; both are always made. Two files at a time:
-# most of a test of a whole program is its start, which keeps one core busy.
+# Two runs, so that a broken unit shows before the long trainings start; both are always made. One process for each
+# core, and in the second run one more: tests of whole programs wait for each other's ends now and then.
 status=0
 for selection in "not slow" "slow"; do
     outcome=0
-    .venv/bin/python -m pytest -m "$selection" --numprocesses 2 --dist loadfile || outcome=$?
+    processes=2
+    [[ $selection != slow ]] || processes=3
+    .venv/bin/python -m pytest -m "$selection" --numprocesses "$processes" --dist loadfile --no-loadscope-reorder ||
+        outcome=$?
     # 5: nothing is marked so
     ((outcome == 0 || outcome == 5 || status != 0)) || status=$outcome
     ((outcome != 2)) || break # interrupted

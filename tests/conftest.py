@@ -17,6 +17,16 @@ prepare_tensorflow()
 ROOT = Path(__file__).parents[1]
 
 
+# Files that take minutes. Begun last, each would keep one process at work while the others have ended.
+_LONGEST = ("test_run_pretraining", "test_worker_faults", "test_slurm", "test_readme", "test_containers",
+    "test_distributed", "test_run_tf_squad")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real text, vocabulary and questions that lies beside the project on some machines."""

@@ -9,11 +9,12 @@ from memory_counts import peak_bytes
 
 import fused_operations
 from fused_operations import (
+    Normalized,
     attention,
     dropout,
     dropout_seeds,
+    feed_forward,
     gelu_of_sum,
-    gelu_of_sum_times,
     residual_layer_norm,
     split_heads,
 )
@@ -74,35 +75,54 @@ def test_gelu_and_its_gradient_are_tensorflows(dtype, atol):
 
 @pytest.mark.parametrize(("dtype", "atol"), [(tf.float32, 2e-5), (tf.bfloat16, 0.5)], ids=["f32", "bf16"])
 def test_a_feed_forward_and_its_gradient_are_tensorflows(dtype, atol):
-    inputs = _random(ROWS, WIDTH), _random(WIDTH, seed=1), _random(WIDTH, 8, seed=2)
-    theirs = _with_gradients(lambda x, b, k: tf.nn.gelu(x + b, approximate=False) @ k, *inputs)
-    ours = _with_gradients(gelu_of_sum_times, *(tf.cast(value, dtype) for value in inputs))
+    gamma, beta = _random(WIDTH, seed=3), _random(WIDTH, seed=4)
+    normal = _random(ROWS, WIDTH)
+    inputs = (
+        normal * gamma + beta,
+        0.3 * _random(WIDTH, 20, seed=5),
+        _random(20, seed=1),
+        _random(20, 8, seed=2),
+    )
+    theirs = _with_gradients(lambda x, k, b, o: tf.nn.gelu(x @ k + b, approximate=False) @ o, *inputs)
+
+    def fed_forward(outputs, *weights):
+        return feed_forward(Normalized(outputs, tf.cast(normal, dtype), gamma, beta), *weights)
+
+    ours = _with_gradients(fed_forward, *(tf.cast(value, dtype) for value in inputs))
     assert ours[0].dtype == dtype
     _assert_equal(ours, theirs, atol)
 
 
-def test_what_a_gradient_computes_again_is_not_kept_from_the_forward_pass():
-    """gelu's values would be as large as the products that they come from."""
-    inputs = _random(2048, 512), _random(512, seed=1), _random(512, 4, seed=2)
-    layers, size = 24, 2048 * 512 * 4
+@pytest.mark.parametrize(("width", "columns"), [(512, 64), (64, 512)])
+def test_a_layer_keeps_for_its_gradient_no_more_than_it_says(width, columns):
+    """LayerNorm's normal values and the inner products, neither LayerNorm's outputs nor gelu's values."""
+    rows, layers = 1024, 24
+    weights = (_random(width, columns, seed=1), _random(columns, seed=2), _random(columns, width, seed=3))
 
-    def many_layers(products, bias, kernel):
-        outputs = 0.0
-        for number in range(layers):
-            outputs += gelu_of_sum_times(products * (1.0 + number), bias, kernel)
-        return outputs
+    def network(states, *weights):
+        products, zeros, ones = tf.zeros_like(states), tf.zeros([width]), tf.ones([width])
+        for _ in range(layers):
+            normalized = residual_layer_norm(
+                products, zeros, states, ones, zeros, epsilon=1e-12, rate=0.0, seed=None
+            )
+            states, products = normalized.outputs, feed_forward(normalized, *weights)
+        return products
 
-    used = peak_bytes(lambda: _with_gradients(many_layers, *inputs))
-    # The scaled products of each layer, and some tensors of the layers at work.
-    assert used < 1.5 * layers * size
+    used = peak_bytes(lambda: _with_gradients(network, _random(rows, width), *weights))
+    kept = 4 * rows * (width + columns) * layers
+    # And some tensors of the layer at work. LayerNorm's outputs, where it is wide, else gelu's values would
+    # nearly double it.
+    assert kept < used < 1.5 * kept
 
 
 def test_what_a_gradient_computes_again_is_not_kept_under_xla():
     """In the code that XLA makes, no product of the backward pass takes what one of the forward pass took."""
-    inputs = _random(256, 128), _random(128, seed=1), _random(128, 4, seed=2)
+    normal, one = _random(256, 64), tf.ones([64])
+    inputs = _random(64, 128, seed=3), _random(128, seed=1), _random(128, 4, seed=2)
 
-    def layers(products, bias, kernel):
-        return sum(gelu_of_sum_times(products * scale, bias, kernel) for scale in (1.0, 2.0, 3.0)) ** 2
+    def layers(*weights):
+        scaled = (Normalized(normal * scale, normal, scale * one, 0 * one) for scale in (1.0, 2.0, 3.0))
+        return sum(feed_forward(states, *weights) for states in scaled) ** 2
 
     compiled = tf.function(lambda *inputs: _with_gradients(layers, *inputs), jit_compile=True)
     code = compiled.experimental_get_compiler_ir(*inputs)(stage="optimized_hlo")
@@ -131,7 +151,7 @@ def test_residual_layer_norm_and_its_gradient_are_the_formulas(with_dropout):
         _random(WIDTH, seed=4),
     )
     ours = _with_gradients(
-        lambda *values: residual_layer_norm(*values, epsilon=1e-12, rate=RATE, seed=seed), *inputs
+        lambda *values: residual_layer_norm(*values, epsilon=1e-12, rate=RATE, seed=seed).outputs, *inputs
     )
     theirs = _with_gradients(lambda x, b, r, g, s: _layer_norm((x + b) * mask + r, g, s), *inputs)
     _assert_equal(ours, theirs, 1e-5)
@@ -142,7 +162,7 @@ def test_residual_layer_norm_takes_a_gradient_of_some_rows():
     rows, ones, zeros = tf.constant([3, 5, 3]), tf.ones([WIDTH]), tf.zeros([WIDTH])
     ours = _with_gradients(
         lambda *values: tf.gather(
-            residual_layer_norm(*values, ones, zeros, epsilon=1e-12, rate=0.0, seed=None), rows
+            residual_layer_norm(*values, ones, zeros, epsilon=1e-12, rate=0.0, seed=None).outputs, rows
         ),
         *inputs,
     )

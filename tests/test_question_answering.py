@@ -11,7 +11,7 @@ import weight_conversion
 from batching import UpdateData
 from optimization import AdamW, layerwise_multipliers
 from question_answering import QuestionAnsweringModel
-from training import Engine
+from training import Engine, in_one_part
 
 NORMALIZERS = {"windows": np.float32(3)}
 
@@ -235,7 +235,7 @@ class _Training:
         self.variables = model.named_variables()
         self.optimizer = AdamW(self.variables, beta_1=0.9, beta_2=0.999, weight_decay_rate=0.01)
         options = {"accumulation_steps": 1, "loss_scaling": False, "jit_compile": False, "seed": 3}
-        self.engine = Engine(model, self.variables, self.optimizer, lengths_vary=True, **options)
+        self.engine = Engine(in_one_part(model), self.variables, self.optimizer, lengths_vary=True, **options)
 
     def state(self) -> dict[str, np.ndarray]:
         everything = self.variables | self.optimizer.named_variables()

@@ -9,9 +9,9 @@ from run_logs import UPDATES, real_fine_tuning_log, real_quickstart_log, trainin
 import run_health
 import training
 from command_line import RunFailure
+from loss_scale import LossScale
 from run_log import read_run
 from telemetry import DllLog
-from training import LossScale
 
 
 def findings(folder, **run) -> dict[str, run_health.Finding]:

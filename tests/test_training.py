@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from electra_cases import NO_DROPOUT, VOCABULARY_SIZE, masked_batch, normalizers, tiny_config
+from memory_counts import peak_bytes
 from training_runs import ROOT
 
 import fused_operations
 from batching import UpdateData
 from command_line import RunFailure
+from loss_scale import LossScale
 from optimization import AdamW, Lamb
 from pretraining import PretrainingModel
 from stall_watch import StallWatch
 from stop_signal import StopSignal
-from training import Engine, Hooks, LoopPlan, LossScale, _longest_wait, run_loop
+from training import Engine, Hooks, LoopPlan, _longest_wait, in_one_part, run_loop
 from workers import Workers
 
 
@@ -42,7 +44,7 @@ def _engine(accumulation=1, optimizer="adam", loss_scaling=False, jit_compile=Fa
     variables = model.named_variables()
     kind = {"adam": AdamW, "lamb": Lamb}[optimizer]
     engine = Engine(
-        model,
+        model.loss_parts,
         variables,
         kind(variables, beta_1=0.9, beta_2=0.999, weight_decay_rate=0.01),
         accumulation_steps=accumulation,
@@ -107,6 +109,46 @@ def test_gradients_are_clipped_to_global_norm_one():
     moments = engine._optimizer.named_variables()
     squares = sum(float(tf.reduce_sum(value**2)) for name, value in moments.items() if name.startswith("m/"))
     assert np.sqrt(squares) / (1 - 0.9) == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("untied_generator", [True, False])
+def test_parts_of_the_loss_have_the_gradient_of_their_sum(untied_generator):
+    engine, variables = _engine(**NO_DROPOUT, untied_generator=untied_generator)
+    tf.keras.utils.set_random_seed(1)
+    whole = PretrainingModel(
+        tiny_config(num_hidden_layers=1, **NO_DROPOUT, untied_generator=untied_generator), VOCABULARY_SIZE
+    )
+    whole.build()
+    batch = masked_batch(8)
+    with tf.GradientTape() as tape:
+        loss, _ = whole({name: tf.constant(value) for name, value in batch.items()}, normalizers(batch))
+    gradients = tape.gradient(loss, list(whole.named_variables().values()))
+    clipped, norm = tf.clip_by_global_norm([tf.convert_to_tensor(value) for value in gradients], 1.0)
+    result = engine.update(_update(1, batch), 0.0, _NeverStopped)
+    assert result.loss == pytest.approx(float(loss), rel=1e-6)
+    assert result.gradient_norm == pytest.approx(float(norm), rel=1e-5)
+    moments = engine._optimizer.named_variables()
+    for name, gradient in zip(variables, clipped, strict=True):
+        np.testing.assert_allclose(moments[f"m/{name}"], 0.1 * gradient, atol=1e-6, err_msg=name)
+
+
+def test_what_a_part_of_the_loss_keeps_is_let_go_of_before_the_next():
+    weight = tf.Variable(0.5)
+    megabytes = 16
+
+    def parts(batch, normalizers, dropout_seed):
+        for number in range(3):
+            values = tf.fill([256, 1024], 1.0 + number) * weight
+            for _ in range(megabytes):
+                # Its gradient is made of its values.
+                values = tf.tanh(values)
+            yield tf.reduce_mean(values), {f"n_{number}": tf.constant(1.0, tf.float64)}
+
+    optimizer = AdamW({"w": weight}, beta_1=0.9, beta_2=0.999, weight_decay_rate=0.0)
+    options = {"accumulation_steps": 1, "loss_scaling": False, "jit_compile": False, "seed": 0}
+    engine = Engine(parts, {"w": weight}, optimizer, **options)
+    used = peak_bytes(lambda: engine.update(_linear_update(1, [1.0]), 0.0, _NeverStopped))
+    assert 0.9 * megabytes < used / 2**20 < 1.5 * megabytes
 
 
 def test_same_seed_same_weights_bit_for_bit_and_another_seed_others():
@@ -195,7 +237,7 @@ def _linear_engine(loss_scaling=False, accumulation=2):
         return value, {"n": tf.cast(tf.size(batch["x"]), tf.float64)}
 
     engine = Engine(
-        loss,
+        in_one_part(loss),
         {"w": weight},
         AdamW({"w": weight}, beta_1=0.9, beta_2=0.999, weight_decay_rate=0.0),
         accumulation_steps=accumulation,
