@@ -19,8 +19,8 @@ if (($#)); then
     exec .venv/bin/python -m pytest "$@"
 fi
 
-# Two runs, so that a broken unit shows before the long trainings start; both are always made. One process for each
-# core, and in the second run one more: tests of whole programs wait for each other's ends now and then.
+# Two runs, so that a broken unit shows before the long trainings start; both are always made. Two files at a time,
+# and three of those that start whole programs, as some of them wait. tests/conftest.py has the longest files first.
 status=0
 for selection in "not slow" "slow"; do
     outcome=0
