@@ -19,15 +19,12 @@ if (($#)); then
     exec .venv/bin/python -m pytest "$@"
 fi
 
-# Two runs, so that a broken unit shows before the long trainings start; both are always made. Two files at a time,
-# and three of those that start whole programs, as some of them wait. tests/conftest.py has the longest files first.
+# Two runs, so that a broken unit shows before the long trainings start; both are always made. Two files at a time, as
+# the start of a whole program keeps one core busy. tests/conftest.py has the longest files first.
 status=0
 for selection in "not slow" "slow"; do
     outcome=0
-    processes=2
-    [[ $selection != slow ]] || processes=3
-    .venv/bin/python -m pytest -m "$selection" --numprocesses "$processes" --dist loadfile --no-loadscope-reorder ||
-        outcome=$?
+    .venv/bin/python -m pytest -m "$selection" --numprocesses 2 --dist loadfile --no-loadscope-reorder || outcome=$?
     # 5: nothing is marked so
     ((outcome == 0 || outcome == 5 || status != 0)) || status=$outcome
     ((outcome != 2)) || break # interrupted

@@ -66,12 +66,12 @@ def test_a_worker_killed_at_the_start(workers: WorkerRuns):
 
 
 def test_a_worker_that_hangs(workers: WorkerRuns):
-    job = workers.start("hung", 2, "--deterministic", **LONG | {"stall_timeout": 20})
+    job = workers.start("hung", 2, "--deterministic", **LONG | {"stall_timeout": 30})
     _checkpoint_after(job, workers, "hung", 20)
     job.signal(1, signal.SIGSTOP)
     assert job.end(90) == 1
     assert re.search(
-        r"worker 0 has been .* waiting .* 20 s .*; worker 1 gives no sign of life", job.last_lines()
+        r"worker 0 has been .* waiting .* 30 s .*; worker 1 gives no sign of life", job.last_lines()
     )
     assert workers.runs.checkpoints("hung")
 
