@@ -80,6 +80,18 @@ def set_up_device(precision: str, *, deterministic: bool, seed: int) -> None:
     keras.utils.set_random_seed(seed & 0xFFFFFFFF)
 
 
+def optimize_graphs(enabled: bool) -> None:
+    """Whether TensorFlow's graph optimizer works over what is traced; on a GPU it always does.
+
+    Where chains are compiled (fused_operations.py) it finds nothing that makes an update faster there,
+    and looks for it for five seconds (docs/performance.md).
+    """
+    import tensorflow as tf
+
+    enabled = enabled or bool(tf.config.get_visible_devices("GPU"))
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not enabled})
+
+
 def prepare_tensorflow() -> None:
     """Set what TensorFlow reads from the environment; to be called before it loads.
 

@@ -23,7 +23,13 @@ import machine_ceiling
 from batching import UpdateData
 from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
-from device import describe_environment, memory_named, set_up_device, use_whole_vectors
+from device import (
+    describe_environment,
+    memory_named,
+    optimize_graphs,
+    set_up_device,
+    use_whole_vectors,
+)
 from optimization import Optimizer, Schedule
 from stall_watch import StallWatch
 from start_up import StartUp
@@ -43,7 +49,9 @@ def set_up_training(config) -> None:
     use_whole_vectors()
     set_up_device(config.precision, deterministic=config.deterministic, seed=config.seed)
     # An update that is compiled as a whole takes its chains in.
-    fused_operations.compile_chains(config.compile_chains and not config.xla)
+    compiles_chains = config.compile_chains and not config.xla
+    fused_operations.compile_chains(compiles_chains)
+    optimize_graphs(not compiles_chains)
 
 
 class TrainingRun(abc.ABC):

@@ -84,3 +84,18 @@ def test_the_users_own_level_of_tensorflows_notes_stands(monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
     prepare_tensorflow()
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+
+
+def test_graphs_are_optimized_only_where_chains_are_not_compiled():
+    program = (
+        "import tensorflow as tf\n"
+        "from configuration import PretrainingConfig\n"
+        "from training_run import set_up_training\n"
+        "for chains, xla in (True, False), (False, False), (True, False), (True, True):\n"
+        "    set_up_training(PretrainingConfig(model_name='a', compile_chains=chains, xla=xla))\n"
+        "    print(tf.config.optimizer.get_experimental_options()['disable_meta_optimizer'])"
+    )
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert found.stdout.split() == ["True", "False", "True", "False"], found.stderr
