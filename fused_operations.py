@@ -77,9 +77,13 @@ def dimensions(tensor: tf.Tensor) -> list:
     return [dynamic[axis] if size is None else size for axis, size in enumerate(tensor.shape)]
 
 
+def _compiles_for_processor() -> bool:
+    return _compiles and not tf.config.list_physical_devices("GPU")
+
+
 def _column_sums(rows: tf.Tensor) -> tf.Tensor:
     """[rows, columns] -> [columns]: a bias's gradient."""
-    if not _compiles or tf.config.list_physical_devices("GPU"):
+    if not _compiles_for_processor():
         return tf.raw_ops.BiasAddGrad(out_backprop=rows)
     # Quicker on a CPU. A GPU would round to TF32.
     ones = tf.ones([1, dimensions(rows)[0]], rows.dtype)
@@ -202,25 +206,49 @@ def feed_forward(
     Args:
         kernel: [width, columns]. bias: [columns]. output_kernel: [columns, units].
     """
+    columns = kernel.shape[1]
+    spare = _spare_columns(columns, kernel.dtype)
 
     @with_gradient
     def fed_forward(outputs, kernel, bias, output_kernel):
-        products = tf.matmul(outputs, kernel)
+        products = tf.matmul(outputs, _with_spare(kernel, spare, 1, outputs))
 
         def gradient(upstream):
-            again = _after(upstream, bias)
+            again = _with_spare(_after(upstream, bias), spare, 0, upstream)
             of_output_kernel = tf.matmul(_gelu(products, again), upstream, transpose_a=True)
             # gelu's values are let go of before as large a tensor is made.
             with tf.control_dependencies([of_output_kernel]):
-                of_gelu = tf.matmul(upstream, output_kernel, transpose_b=True)
+                of_gelu = tf.matmul(
+                    upstream, _with_spare(output_kernel, spare, 0, upstream), transpose_b=True
+                )
             of_sum = _gelu_gradient(products, again, of_gelu)
             of_bias = _column_sums(of_sum)
             of_kernel = states.kernel_gradient(of_sum, of_bias)
-            return tf.matmul(of_sum, kernel, transpose_b=True), of_kernel, of_bias, of_output_kernel
+            of_outputs = tf.matmul(of_sum, _with_spare(kernel, spare, 1, of_sum), transpose_b=True)
+            return of_outputs, of_kernel[:, :columns], of_bias[:columns], of_output_kernel[:columns]
 
-        return tf.matmul(_gelu(products, bias), output_kernel), gradient
+        values = _gelu(products, _with_spare(bias, spare, 0, products))
+        return tf.matmul(values, _with_spare(output_kernel, spare, 0, products)), gradient
 
     return fed_forward(states.outputs, kernel, bias, output_kernel)
+
+
+def _spare_columns(columns: int, dtype: tf.DType) -> int:
+    """How many columns of zeros an inner product gets on a processor.
+
+    Rows of a few whole KiBs begin at the same places of a processor's cache, which makes products that sum
+    over rows half as fast. A cache line of zeros shifts them; gelu and its gradient leave it zero.
+    """
+    aliased = columns % 256 == 0 and columns <= 1024 and dtype == tf.float32
+    return 16 if aliased and _compiles_for_processor() else 0
+
+
+def _with_spare(weights: tf.Tensor, spare: int, axis: int, needed_by: tf.Tensor) -> tf.Tensor:
+    """Weights with zeros appended, no earlier than what they are to be multiplied with is there."""
+    if not spare:
+        return weights
+    with tf.control_dependencies([needed_by]):
+        return tf.pad(weights, [[0, spare if axis == place else 0] for place in range(weights.shape.rank)])
 
 
 @chain
