@@ -83,13 +83,17 @@ def main() -> int:
         step()
     unwatched = (time.perf_counter() - started) / config.steps
     _profile(config, step)
-    times, steps = step_profile.times_by_part(step_profile.read_events(Path(config.output_dir)))
+    events = step_profile.read_events(Path(config.output_dir))
+    times, steps = step_profile.times_by_part(events)
     print(
         f"{config.model_size}, {config.batch_size} x {config.max_seq_length} tokens x "
         f"{config.gradient_accumulation_steps} micro-batches, {config.precision}: average of {len(steps)} "
         "steps, forward and backward"
     )
     print(step_profile.table(times, steps))
+    products = step_profile.times_of_products(events).picoseconds
+    milliseconds = products / len(steps) / 1e9
+    print(f"matrix products take {milliseconds:.3f} ms of it, {products / sum(steps):.1%}")
     print(f"without the profiler a step takes {unwatched * 1000:.3f} ms")
     print(f"trace: {config.output_dir} (tensorboard --logdir, with tensorboard-plugin-profile)")
     return 0

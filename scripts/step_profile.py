@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from command_line import RunFailure
@@ -153,22 +153,38 @@ def times_by_part(events: Iterable[Event]) -> tuple[dict[str, PartTime], list[in
     At a moment when k threads compute, each one's operation gets a k-th of it; when none does it is time
     between operations. Of operations within each other the inner one counts.
     """
+    return _times(events, part_of, ROWS)
+
+
+def times_of_products(events: Iterable[Event]) -> PartTime:
+    """What matrix products took in all profiled steps together, counted in the same way."""
+
+    def kind_of(name: str) -> str | None:
+        match = _OPERATION.fullmatch(name)
+        return None if part_of(name) is None else "products" if match and "MatMul" in match["kind"] else OTHER
+
+    return _times(events, kind_of, ("products", OTHER, BETWEEN))[0]["products"]
+
+
+def _times(
+    events: Iterable[Event], row_of: Callable[[str], str | None], rows: Iterable[str]
+) -> tuple[dict[str, PartTime], list[int]]:
     events = list(events)
     steps = sorted((event.start, event.end) for event in events if event.name == STEP_NAME)
     by_thread = defaultdict(list)
     for event in events:
-        part = part_of(event.name)
-        if part is not None:
-            by_thread[event.thread].append((event.start, event.end, part))
-    times = {row: PartTime() for row in ROWS}
+        row = row_of(event.name)
+        if row is not None:
+            by_thread[event.thread].append((event.start, event.end, row))
+    times = {row: PartTime() for row in rows}
     edges = []
     for of_thread in by_thread.values():
-        for start, _, part in of_thread:
-            times[part].operations += any(first <= start < last for first, last in steps)
-        for start, end, part in _innermost(of_thread):
+        for start, _, row in of_thread:
+            times[row].operations += any(first <= start < last for first, last in steps)
+        for start, end, row in _innermost(of_thread):
             for first, last in steps:
                 if max(start, first) < min(end, last):
-                    edges += [(max(start, first), 1, part), (min(end, last), -1, part)]
+                    edges += [(max(start, first), 1, row), (min(end, last), -1, row)]
     edges += [(moment, 0, "") for step in steps for moment in step]
     _share_out(sorted(edges), steps, times)
     return times, [end - start for start, end in steps]

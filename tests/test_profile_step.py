@@ -79,6 +79,9 @@ def test_moments_are_shared_by_the_threads_that_compute_then():
     assert found == pytest.approx(expected) and sum(found.values()) == pytest.approx(200)
     assert times["attention"].operations == times["feed-forward"].operations == 1
     assert times["sampling"].operations == 0
+    # Those of attention and feed-forward, 10 to 20 and 30 to 70.
+    products = step_profile.times_of_products(events)
+    assert products.picoseconds == pytest.approx(50) and products.operations == 2
 
     head, *rows, last = step_profile.table(times, steps).splitlines()
     assert head.split() == ["part", "ms", "share", "operations"]
@@ -158,4 +161,6 @@ def test_the_parts_of_a_real_step_add_up_to_it(tmp_path):
     operations = {part: int(cells[2]) for part, cells in rows.items() if part not in (BETWEEN, "step")}
     # Nearly every operation has a name that tells its part.
     assert operations[OTHER] < 0.05 * sum(operations.values())
+    (products,) = [line.split() for line in lines if line.startswith("matrix products take ")]
+    assert 0 < float(products[3]) < step
     assert any(line.startswith("without the profiler a step takes ") for line in lines)
