@@ -12,10 +12,12 @@ import pytest
 from squad_cases import CONFIG, FILLERS, write_encoder, write_questions
 from training_runs import MODEL, ROOT, TRAINING
 
+import fused_operations
 import pretraining_inputs
 import squad_inputs
 import training
 from configuration import PretrainingConfig
+from device import optimize_graphs
 from squad_configuration import SquadConfig
 from start_up import StartUp
 from workers import ALONE
@@ -75,6 +77,9 @@ def traces(monkeypatch):
     yield seen
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    # What the run has set for its whole process.
+    fused_operations.compile_chains(False)
+    optimize_graphs(True)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
