@@ -23,13 +23,7 @@ import machine_ceiling
 from batching import UpdateData
 from checkpointing import Checkpoint
 from command_line import RunFailure, UsageError
-from device import (
-    describe_environment,
-    memory_named,
-    optimize_graphs,
-    set_up_device,
-    use_whole_vectors,
-)
+from device import describe_environment, memory_named, optimize_graphs, set_up_device, use_whole_vectors
 from optimization import Optimizer, Schedule
 from stall_watch import StallWatch
 from start_up import StartUp
